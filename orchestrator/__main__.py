@@ -1,0 +1,1 @@
+"""Runs the scheduler loops in a process of their own."""

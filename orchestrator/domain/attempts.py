@@ -1,0 +1,64 @@
+"""One execution of a job."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.domain.failures import FailureKind
+from orchestrator.domain.pricing import Rate
+from orchestrator.domain.states import AttemptState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """`cursor` is the last journal entry that was taken over; `lease_token` fences every write.
+
+    Billing runs from `started_at` (the launch) to `ended_at`; the rate is frozen at creation. The device stays
+    occupied until `released_at`, which is set only on proof that the processes are gone.
+    """
+
+    attempt_id: str
+    job_id: str
+    team_id: str
+    number: int
+    state: AttemptState
+    phase: str | None
+    device_id: str
+    node_name: str
+    device_type: str
+    reserved_bytes: int
+    rate: Rate
+    lease_owner: str
+    lease_token: str
+    lease_generation: int
+    lease_expires_at: datetime
+    cursor: int
+    resumed_from_step: int | None
+    stop_reason: str | None
+    stop_requested_at: datetime | None
+    failure_kind: FailureKind | None
+    failure_message: str | None
+    created_at: datetime
+    started_at: datetime | None
+    last_contact_at: datetime | None
+    ended_at: datetime | None
+    released_at: datetime | None
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    peak_device_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerEntry:
+    """Append-only. `billed` is False for time lost to the platform: it is shown and charged to nobody."""
+
+    attempt_id: str
+    interval: int
+    job_id: str
+    team_id: str
+    device_type: str
+    started_at: datetime
+    ended_at: datetime
+    rate: Rate
+    amount_usd_micros: int
+    billed: bool
+    created_at: datetime

@@ -1,0 +1,192 @@
+"""From a spec with 'auto' to a plan without: every number that the worker will use, decided once and stored."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator.domain.errors import InvalidRequestError
+from orchestrator.domain.models import ModelFacts
+from orchestrator.domain.spec import AUTO, JobSpec, LoraInit
+
+DEFAULT_EPOCHS = 3
+DEFAULT_BATCH_ROWS = 8
+DEFAULT_MICRO_BATCH_ROWS = 4
+BASE_LEARNING_RATE = 2e-4
+"""QLoRA's rate for models up to 13B (Dettmers et al. 2023, table 9); `learning_rate_multiplier` multiplies it."""
+DEFAULT_MAX_SEQ_TOKENS = 2048
+"""Used for 'auto' only until the rows' real lengths are known; then the longest row decides, up to the context."""
+SEQ_MULTIPLE_TOKENS = 64
+"""Lengths are rounded up to this, so that kernels meet few different shapes."""
+DEFAULT_CHECKPOINT_SECONDS = 600
+DEFAULT_EVALS_PER_RUN = 8
+CHECKPOINTING_FROM_TOKENS = 4096
+"""Gradient checkpointing is chosen by 'auto' when one micro-batch has at least this many tokens."""
+
+
+class TokenReport(BaseModel):
+    """What tokenizing a file with the model's own tokenizer and template found. All counts are tokens but `rows`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    total_tokens: int
+    trained_tokens: int
+    longest_row_tokens: int
+    longest_row_line: int
+
+
+class TrainingPlan(BaseModel):
+    """One run, fully decided. `batch_rows` = `micro_batch_rows` x `accumulation_steps`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: Literal["supervised"]
+    epochs: int
+    max_steps: int | None
+    batch_rows: int
+    micro_batch_rows: int
+    accumulation_steps: int
+    max_seq_tokens: int
+    packing: bool
+    gradient_checkpointing: bool
+    learning_rate: float
+    optimizer: str
+    scheduler: str
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    eval_steps: int | None
+    checkpoint_steps: int | None
+    checkpoint_seconds: int | None
+    seed: int
+    lora_r: int
+    lora_alpha: int
+    lora_dropout: float
+    lora_target_modules: tuple[str, ...]
+    lora_bias: Literal["none", "all", "lora_only"]
+    use_rslora: bool
+    use_dora: bool
+    lora_init: LoraInit
+    quantization: Literal["none", "nf4", "fp4", "int8"]
+    double_quant: bool
+    compute_dtype: Literal["bfloat16", "float16", "float32"]
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of the whole run over `rows` rows (packing is not known here, so rows are counted)."""
+        steps = -(-rows // self.batch_rows) * self.epochs
+        return min(steps, self.max_steps) if self.max_steps else steps
+
+
+def resolve_plan(spec: JobSpec, facts: ModelFacts, *, seed: int, tokens: TokenReport | None = None) -> TrainingPlan:
+    """Replace each 'auto'. Raises InvalidRequestError, naming the field, for what cannot be done on this model."""
+    training, lora = spec.training, spec.lora
+    hyper = spec.method.supervised.hyperparameters
+    batch, micro, accumulation = _resolve_batch(spec)
+    seq_tokens = _resolve_length(spec, facts, tokens)
+    multiplier = 1.0 if hyper.learning_rate_multiplier == AUTO else hyper.learning_rate_multiplier
+    epochs = DEFAULT_EPOCHS if hyper.n_epochs == AUTO else hyper.n_epochs
+    checkpointing = training.gradient_checkpointing
+    if checkpointing == AUTO:
+        checkpointing = micro * seq_tokens >= CHECKPOINTING_FROM_TOKENS
+    rows = tokens.rows if tokens else 0
+    steps = -(-rows // batch) * epochs if rows else None
+    return TrainingPlan(
+        method=spec.method.type,
+        epochs=epochs,
+        max_steps=training.max_steps,
+        batch_rows=batch,
+        micro_batch_rows=micro,
+        accumulation_steps=accumulation,
+        max_seq_tokens=seq_tokens,
+        packing=training.packing,
+        gradient_checkpointing=checkpointing,
+        learning_rate=training.learning_rate or BASE_LEARNING_RATE * multiplier,
+        optimizer=training.optimizer,
+        scheduler=training.scheduler,
+        warmup_ratio=training.warmup_ratio,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        eval_steps=_resolve_eval_steps(spec, steps),
+        checkpoint_steps=training.checkpoint_steps,
+        checkpoint_seconds=(
+            DEFAULT_CHECKPOINT_SECONDS if training.checkpoint_seconds == AUTO else training.checkpoint_seconds
+        ),
+        seed=seed,
+        lora_r=lora.r,
+        lora_alpha=2 * lora.r if lora.alpha == AUTO else lora.alpha,
+        lora_dropout=lora.dropout,
+        lora_target_modules=resolve_targets(spec, facts),
+        lora_bias=lora.bias,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        lora_init=lora.init,
+        quantization=spec.quantization.type,
+        double_quant=spec.quantization.double_quant,
+        compute_dtype="bfloat16" if spec.quantization.compute_dtype == AUTO else spec.quantization.compute_dtype,
+    )
+
+
+def resolve_targets(spec: JobSpec, facts: ModelFacts) -> tuple[str, ...]:
+    """The module names that get an adapter. Raises InvalidRequestError naming those that the model lacks."""
+    names = facts.linear_names
+    asked = spec.lora.target_modules
+    if isinstance(asked, str):
+        return tuple(sorted(names))
+    if not asked:
+        raise InvalidRequestError("lora.target_modules is empty", param="lora.target_modules")
+    unknown = sorted(set(asked) - names)
+    if unknown:
+        raise InvalidRequestError(
+            f"{spec.model} has no module named {', '.join(unknown)}; it has {', '.join(sorted(names))}",
+            code="unknown_target_modules",
+            param="lora.target_modules",
+        )
+    return tuple(sorted(set(asked)))
+
+
+def _resolve_batch(spec: JobSpec) -> tuple[int, int, int]:
+    """(batch, micro, accumulation) in rows, rows and steps, with batch = micro x accumulation."""
+    batch = spec.method.supervised.hyperparameters.batch_size
+    micro, accumulation = spec.training.micro_batch_size, spec.training.gradient_accumulation
+    if batch == AUTO:
+        rows = DEFAULT_MICRO_BATCH_ROWS if micro == AUTO else micro
+        steps = max(1, DEFAULT_BATCH_ROWS // rows) if accumulation == AUTO else accumulation
+        return rows * steps, rows, steps
+    if micro == AUTO and accumulation == AUTO:
+        rows = max(n for n in range(1, min(batch, DEFAULT_MICRO_BATCH_ROWS) + 1) if batch % n == 0)
+        return batch, rows, batch // rows
+    if micro == AUTO:
+        assert accumulation != AUTO
+        micro = batch // accumulation
+    if accumulation == AUTO:
+        accumulation = batch // micro if micro else 0
+    if micro * accumulation != batch:
+        raise InvalidRequestError(
+            f"batch_size {batch} is not micro_batch_size {micro} x gradient_accumulation {accumulation}",
+            param="training.micro_batch_size",
+        )
+    return batch, micro, accumulation
+
+
+def _resolve_length(spec: JobSpec, facts: ModelFacts, tokens: TokenReport | None) -> int:
+    asked = spec.training.max_seq_length
+    if asked != AUTO:
+        if asked > facts.max_context_tokens:
+            raise InvalidRequestError(
+                f"training.max_seq_length {asked} is over the context of {spec.model}, {facts.max_context_tokens}",
+                param="training.max_seq_length",
+            )
+        return asked
+    if tokens is None:
+        return min(DEFAULT_MAX_SEQ_TOKENS, facts.max_context_tokens)
+    rounded = -(-tokens.longest_row_tokens // SEQ_MULTIPLE_TOKENS) * SEQ_MULTIPLE_TOKENS
+    return min(rounded, facts.max_context_tokens)
+
+
+def _resolve_eval_steps(spec: JobSpec, steps: int | None) -> int | None:
+    """None without a validation file; 'auto' is eight evaluations a run."""
+    if spec.validation_file is None or spec.training.eval_steps is None:
+        return None
+    if spec.training.eval_steps != AUTO:
+        return spec.training.eval_steps
+    return max(1, steps // DEFAULT_EVALS_PER_RUN) if steps else 50

@@ -1,0 +1,57 @@
+"""The pool as it is stored: devices, their prices, and base models."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from orchestrator.domain.models import ModelFacts, ModelFile, ModelSourceKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device that a node declared. `usable_bytes` is what jobs may share; `seen_at`: the last survey with it."""
+
+    device_id: str
+    node_name: str
+    device_type: str
+    kind: Literal["cpu", "cuda"]
+    index: int
+    usable_bytes: int
+    online: bool
+    seen_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceUse:
+    """One attempt's hold on a device; `draining` when the attempt ended and its processes are not proved gone."""
+
+    device_id: str
+    attempt_id: str
+    job_id: str
+    team_id: str
+    reserved_bytes: int
+    peak_device_bytes: int
+    draining: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The price book is append-only: the newest version of a device type holds for attempts that start after it."""
+
+    device_type: str
+    version: int
+    usd_micros_per_hour: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A registered base model. `location` is a folder, an s3:// prefix or a hub id, as `source` says."""
+
+    name: str
+    source: ModelSourceKind
+    location: str
+    revision: str
+    facts: ModelFacts
+    files: tuple[ModelFile, ...]
+    created_at: datetime

@@ -1,0 +1,101 @@
+"""Every setting of the control plane, read once from the environment by the composition root and passed down as values.
+
+Variables begin with TUNEPOOL_; one that is not known is refused, so that a typing mistake does not pass in silence.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orchestrator.domain.errors import InvalidRequestError
+
+PREFIX = "TUNEPOOL_"
+CLIENT_VARIABLES = frozenset({"TUNEPOOL_URL", "TUNEPOOL_API_KEY"})
+"""Read by the command line and the Python client, not by the control plane."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    environment: Literal["development", "production"] = "development"
+    data_dir: Path = Path(".tunepool")
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    database_url: str = ""
+    """Empty for SQLite in the data folder; otherwise a postgresql:// URL."""
+    database_connections: int = Field(default=20, ge=2, le=200)
+
+    s3_endpoint: str = ""
+    s3_region: str = "us-east-1"
+    s3_bucket: str = "tunepool"
+    s3_access_key: str = ""
+    s3_secret_key: SecretStr = SecretStr("")
+    presigned_seconds: int = Field(default=900, ge=60, le=86_400)
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8080, ge=1, le=65_535)
+    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
+    """Host headers that are answered; others get 400, which defeats DNS rebinding. '*' allows all."""
+    max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    max_file_bytes: int = Field(default=512 * 1024**2, ge=1024)
+    max_upload_bytes: int = Field(default=8 * 1024**3, ge=1024)
+    min_training_rows: int = Field(default=10, ge=1)
+
+    ray_address: str = ""
+    ray_namespace: str = "tunepool"
+    ray_token: SecretStr = SecretStr("")
+
+    model_roots: tuple[Path, ...] = ()
+    """Folders below which a base model may be named by its path."""
+    allow_hub: bool = True
+    hub_token: SecretStr = SecretStr("")
+    worker_cache_dir: Path | None = None
+    """Where nodes keep downloaded models; below the data folder when empty."""
+
+    leader_lease_seconds: int = Field(default=15, ge=2, le=300)
+    attempt_lease_seconds: int = Field(default=120, ge=4, le=3600)
+    stop_grace_seconds: int = Field(default=60, ge=1, le=3600)
+    poll_seconds: float = Field(default=0.25, ge=0.02, le=10)
+    launch_timeout_seconds: int = Field(default=300, ge=5, le=3600)
+    retention_days: int = Field(default=90, ge=1)
+
+    @model_validator(mode="after")
+    def _production_is_safe(self) -> "Settings":
+        if self.environment != "production":
+            return self
+        unsafe = [
+            name
+            for name, value in (
+                ("TUNEPOOL_S3_SECRET_KEY", self.s3_secret_key.get_secret_value()),
+                ("TUNEPOOL_RAY_TOKEN", self.ray_token.get_secret_value()),
+            )
+            if value in {"", "changeme", "secret", "tunepool", "minioadmin"}
+        ]
+        if not self.database_url.startswith("postgresql"):
+            unsafe.append("TUNEPOOL_DATABASE_URL (production needs PostgreSQL)")
+        if unsafe:
+            raise ValueError(f"unsafe or missing in production: {', '.join(unsafe)}")
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        """SQLAlchemy's URL: psycopg 3 for PostgreSQL, a file in the data folder for SQLite."""
+        if not self.database_url:
+            return f"sqlite:///{self.data_dir.absolute() / 'tunepool.db'}"
+        for old in ("postgres://", "postgresql://"):
+            if self.database_url.startswith(old):
+                return "postgresql+psycopg://" + self.database_url.removeprefix(old)
+        return self.database_url
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment. Raises InvalidRequestError naming each variable that is not known."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise InvalidRequestError(f"unknown environment variables: {', '.join(unknown)}")
+    return Settings(**overrides)  # type: ignore[arg-type]
