@@ -5,6 +5,7 @@ from datetime import datetime
 
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.pricing import Rate
+from orchestrator.domain.protocol import Succeeded
 from orchestrator.domain.states import AttemptState
 
 
@@ -13,7 +14,8 @@ class Attempt:
     """`cursor` is the last journal entry that was taken over; `lease_token` fences every write.
 
     Billing runs from `started_at` (the launch) to `ended_at`; the rate is frozen at creation. The device stays
-    occupied until `released_at`, which is set only on proof that the processes are gone.
+    occupied until `released_at`, which is set only on proof that the processes are gone. `result` is what the worker said
+    when it succeeded: it is stored with the move to verifying, so that publishing can be done again after a crash.
     """
 
     attempt_id: str
@@ -45,6 +47,7 @@ class Attempt:
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     peak_device_bytes: int
+    result: Succeeded | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
