@@ -1,0 +1,108 @@
+"""What the end of an attempt does to its bill and its job, inside the transaction that ends it."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from orchestrator.domain.attempts import Attempt, LedgerEntry
+from orchestrator.domain.failures import Blame
+from orchestrator.domain.jobs import Job, JobError
+from orchestrator.domain.outcomes import AttemptEnd, JobFacts, JobMove, decide_job_move
+from orchestrator.domain.pricing import split_attempt
+from orchestrator.domain.states import FINAL_JOB_STATES, JobState
+from orchestrator.store.checkpoints import find_newest_moment
+from orchestrator.store.events import Level
+from orchestrator.store.jobs import apply_job_transition, lock_job
+from orchestrator.store.ledger import append_entry
+from orchestrator.store.session import WriteTx
+
+
+def write_bill(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
+    """An attempt that was never launched costs nothing and has no entry."""
+    if attempt.started_at is None:
+        return
+    assert attempt.ended_at is not None
+    intervals = split_attempt(
+        attempt.started_at,
+        attempt.ended_at,
+        kept_until=find_newest_moment(tx, attempt.attempt_id),
+        platform_fault=end.failure is not None and end.failure.rule.blame is Blame.PLATFORM,
+    )
+    for number, interval in enumerate(intervals, start=1):
+        entry = LedgerEntry(
+            attempt_id=attempt.attempt_id,
+            interval=number,
+            job_id=attempt.job_id,
+            team_id=attempt.team_id,
+            device_type=attempt.device_type,
+            started_at=interval.started_at,
+            ended_at=interval.ended_at,
+            rate=attempt.rate,
+            amount_usd_micros=attempt.rate.amount_usd_micros(interval.ended_at - interval.started_at),
+            billed=not interval.lost,
+            created_at=tx.now(),
+        )
+        append_entry(tx, entry)
+
+
+def move_job(tx: WriteTx, attempt: Attempt, end: AttemptEnd, *, changes: Mapping[str, Any]) -> JobMove:
+    """Decide by the locked row what becomes of the job, and move it with one event.
+
+    A job that has ended already stays as it is.
+    """
+    failure = end.failure
+    job = lock_job(tx, attempt.job_id)
+    if job.state in FINAL_JOB_STATES:
+        return JobMove(state=job.state)
+    move = decide_job_move(
+        end,
+        JobFacts(
+            state=job.state,
+            cancel_requested=job.cancel_requested_at is not None,
+            pause_requested=job.pause_requested_at is not None or job.state is JobState.PAUSING,
+            platform_failures=job.platform_failures,
+        ),
+    )
+    message, level = _describe(attempt, end, move, job)
+    apply_job_transition(
+        tx,
+        job.job_id,
+        move.state,
+        message=message,
+        level=level,
+        data={"attempt": attempt.number, **({"failure": failure.kind.value} if failure else {})},
+        changes={**_job_changes(tx, move, job), **changes},
+    )
+    return move
+
+
+def _job_changes(tx: WriteTx, move: JobMove, job: Job) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if move.state is JobState.FAILED:
+        assert move.failure is not None, "a job fails because an attempt failed"
+        message = f"{move.failure.message.rstrip()} {move.failure.rule.hint}"
+        changes["error"] = JobError(code=move.failure.kind.value, message=message)
+    if move.counts_as_platform_failure:
+        changes["platform_failures"] = job.platform_failures + 1
+    if move.state is JobState.QUEUED:
+        changes["not_before_at"] = tx.now() + timedelta(seconds=move.delay_seconds)
+    return changes
+
+
+def _describe(attempt: Attempt, end: AttemptEnd, move: JobMove, job: Job) -> tuple[str, Level]:
+    """The event's sentence and level."""
+    why = end.failure.message.rstrip().rstrip(".") if end.failure else "it was interrupted"
+    match move.state:
+        case JobState.SUCCEEDED:
+            return "The job has succeeded: its adapter is published.", "info"
+        case JobState.CANCELLED:
+            return "The job is cancelled.", "info"
+        case JobState.PAUSED if end.failure is None:
+            return f"The job is paused at step {job.current_step}; it holds no device and costs nothing.", "info"
+        case JobState.PAUSED:
+            return f"Attempt {attempt.number} ended: {why}. The job is paused, as was asked.", "warn"
+        case JobState.QUEUED:
+            later = f" in {move.delay_seconds} s" if move.delay_seconds else ""
+            return f"Attempt {attempt.number} ended: {why}. The job is queued again and goes on{later}.", "warn"
+        case _:
+            return f"The job has failed: {why}.", "error"

@@ -1,0 +1,102 @@
+"""Log lines of attempts. (attempt, seq) is unique, so a pull that is replayed adds nothing.
+
+`log_id` grows over the whole database and lines become visible in its order, so one number is a reader's whole memory.
+"""
+
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+
+from sqlalchemy import RowMapping, delete, func, select
+
+from orchestrator.domain.jobs import LogRecord
+from orchestrator.domain.protocol import Entry, LogLine
+from orchestrator.store.session import ReadTx, WriteTx
+from orchestrator.store.tables.jobs import job_logs, job_metrics, jobs
+
+
+def append_logs(tx: WriteTx, job_id: str, attempt_id: str, attempt_number: int, entries: Iterable[Entry]) -> int:
+    """Store the log lines among `entries` and return how many were new."""
+    rows = [
+        {
+            "job_id": job_id,
+            "attempt_id": attempt_id,
+            "attempt_number": attempt_number,
+            "seq": entry.seq,
+            "at": read_worker_clock(entry.at_unix, tx.now()),
+            "stream": entry.report.stream,
+            "level": entry.report.level,
+            "text": entry.report.text,
+        }
+        for entry in entries
+        if isinstance(entry.report, LogLine)
+    ]
+    if not rows:
+        return 0
+    tx.lock_feed()
+    statement = tx.insert(job_logs).on_conflict_do_nothing(index_elements=["attempt_id", "seq"])
+    return len(tx.rows(statement.returning(job_logs.c.log_id), rows))
+
+
+def read_worker_clock(at_unix: float, otherwise: datetime) -> datetime:
+    """A worker's clock is shown and never trusted: what is no moment becomes `otherwise`."""
+    try:
+        return datetime.fromtimestamp(at_unix, UTC)
+    except (OverflowError, ValueError, OSError):
+        return otherwise
+
+
+def list_logs(
+    tx: ReadTx,
+    job_id: str,
+    *,
+    after_id: int = 0,
+    limit: int = 100,
+    attempt: int | None = None,
+    level: str | None = None,
+) -> list[LogRecord]:
+    """The next lines after `after_id`, oldest first; `attempt` is an attempt's number."""
+    query = select(job_logs).where(job_logs.c.job_id == job_id, job_logs.c.log_id > after_id)
+    if attempt is not None:
+        query = query.where(job_logs.c.attempt_number == attempt)
+    if level is not None:
+        query = query.where(job_logs.c.level == level)
+    return [_log(row) for row in tx.rows(query.order_by(job_logs.c.log_id).limit(limit))]
+
+
+def list_last_logs(tx: ReadTx, job_id: str, limit: int) -> list[LogRecord]:
+    """The newest lines, oldest of them first."""
+    query = select(job_logs).where(job_logs.c.job_id == job_id).order_by(job_logs.c.log_id.desc()).limit(limit)
+    return [_log(row) for row in reversed(tx.rows(query))]
+
+
+def list_logs_of(tx: ReadTx, job_ids: Collection[str], after_id: int, limit: int) -> list[LogRecord]:
+    """For many followers at once: the next lines of these jobs after `after_id`, in the order of `log_id`."""
+    query = select(job_logs).where(job_logs.c.log_id > after_id, job_logs.c.job_id.in_(sorted(job_ids)))
+    return [_log(row) for row in tx.rows(query.order_by(job_logs.c.log_id).limit(limit))]
+
+
+def latest_ids(tx: ReadTx) -> tuple[int, int]:
+    """The highest (log_id, metric_id) that is visible; 0 when there is none."""
+    log_id = tx.scalar(select(func.max(job_logs.c.log_id)))
+    metric_id = tx.scalar(select(func.max(job_metrics.c.metric_id)))
+    return log_id or 0, metric_id or 0
+
+
+def delete_logs_older(tx: WriteTx, before: datetime, limit: int) -> int:
+    """Retention: forget at most `limit` lines of jobs that finished before; returns how many."""
+    finished = select(jobs.c.job_id).where(jobs.c.finished_at < before)
+    old = select(job_logs.c.log_id).where(job_logs.c.job_id.in_(finished)).limit(limit)
+    return tx.execute(delete(job_logs).where(job_logs.c.log_id.in_(old)))
+
+
+def _log(row: RowMapping) -> LogRecord:
+    return LogRecord(
+        log_id=row["log_id"],
+        job_id=row["job_id"],
+        attempt_number=row["attempt_number"],
+        seq=row["seq"],
+        at=row["at"],
+        stream=row["stream"],
+        level=row["level"],
+        text=row["text"],
+    )

@@ -1,0 +1,42 @@
+"""The price book: append-only versions. The newest one holds for attempts that start after it."""
+
+from sqlalchemy import RowMapping, func, select
+
+from orchestrator.domain.pool import Price
+from orchestrator.store.session import ReadTx, WriteTx
+from orchestrator.store.tables.pool import prices
+
+
+def insert_price(tx: WriteTx, device_type: str, usd_micros_per_hour: int) -> Price:
+    """The next version. Raises ConflictError when another one came in between."""
+    last = tx.scalar(select(func.max(prices.c.version)).where(prices.c.device_type == device_type))
+    statement = tx.insert(prices).values(
+        device_type=device_type,
+        version=(last or 0) + 1,
+        usd_micros_per_hour=usd_micros_per_hour,
+        created_at=tx.now(),
+    )
+    row = tx.row(statement.returning(prices))
+    assert row is not None
+    return _price(row)
+
+
+def find_price(tx: ReadTx, device_type: str) -> Price | None:
+    """The price that holds now; None when the type has none."""
+    query = select(prices).where(prices.c.device_type == device_type)
+    row = tx.row(query.order_by(prices.c.version.desc()).limit(1))
+    return None if row is None else _price(row)
+
+
+def list_prices(tx: ReadTx) -> list[Price]:
+    """All versions, the newest of each device type first."""
+    return [_price(row) for row in tx.rows(select(prices).order_by(prices.c.device_type, prices.c.version.desc()))]
+
+
+def _price(row: RowMapping) -> Price:
+    return Price(
+        device_type=row["device_type"],
+        version=row["version"],
+        usd_micros_per_hour=row["usd_micros_per_hour"],
+        created_at=row["created_at"],
+    )

@@ -1,0 +1,47 @@
+"""Devices, their prices, who leads, and the clock."""
+
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Integer, Table
+
+from orchestrator.store.columns import Moment, Str
+from orchestrator.store.tables.conventions import metadata, one_of
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("device_type", Str, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "usd_micros_per_hour", BigInteger, CheckConstraint("usd_micros_per_hour >= 0", name="price"), nullable=False
+    ),
+    Column("created_at", Moment, nullable=False),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("device_id", Str, primary_key=True),
+    Column("node_name", Str, nullable=False),
+    Column("device_type", Str, nullable=False),
+    Column("kind", Str, nullable=False),
+    Column("device_index", Integer, nullable=False),
+    Column("usable_bytes", BigInteger, CheckConstraint("usable_bytes >= 0", name="usable"), nullable=False),
+    Column("online", Boolean, nullable=False),
+    Column("seen_at", Moment, nullable=False),
+    one_of("kind", ("cpu", "cuda")),
+)
+
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("role", Str, primary_key=True),
+    Column("owner", Str, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+)
+
+
+clock = Table(
+    "clock",
+    metadata,
+    Column("clock_id", Integer, CheckConstraint("clock_id = 1", name="single"), primary_key=True, autoincrement=False),
+    Column("latest_at", Moment, nullable=False),
+)
