@@ -1,0 +1,69 @@
+"""Who asks: from an API key to a Caller, for every address that is not in PUBLIC_PATHS.
+
+It stands before the router, so an address is closed until it is named here; a test walks every route.
+"""
+
+from collections.abc import Callable
+
+from anyio import to_thread
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.errors import error_response
+from orchestrator.domain.errors import ForbiddenError, TunepoolError, UnauthenticatedError
+from orchestrator.domain.teams import Caller, Role
+
+PUBLIC_PATHS = frozenset({"/health", "/ready"})
+MAX_KEY_CHARACTERS = 512
+
+Authenticate = Callable[[str], Caller]
+
+
+class Authentication:
+    """Puts the Caller into the request's state, or answers 401. `authenticate` may block: it runs in a thread."""
+
+    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+        self.app = app
+        self.authenticate = authenticate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in PUBLIC_PATHS):
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = Headers(scope=scope)
+        try:
+            caller = await to_thread.run_sync(self.authenticate, read_secret(headers.get("authorization")))
+            check_organization(caller, headers)
+        except TunepoolError as error:
+            await error_response(error, request_id=scope["state"]["request_id"])(scope, receive, send)
+            return
+        scope["state"]["caller"] = caller
+        await self.app(scope, receive, send)
+
+
+def read_secret(header: str | None) -> str:
+    """The key in an Authorization header. Raises UnauthenticatedError, saying what a right one looks like."""
+    if header is None:
+        raise UnauthenticatedError(
+            "no API key was given; send it as 'Authorization: Bearer <key>'", code="missing_api_key"
+        )
+    scheme, _, secret = header.partition(" ")
+    secret = secret.strip()
+    if scheme.lower() != "bearer" or not secret or len(secret) > MAX_KEY_CHARACTERS:
+        raise UnauthenticatedError("the Authorization header must be 'Bearer <key>'")
+    return secret
+
+
+def check_organization(caller: Caller, headers: Headers) -> None:
+    """OpenAI's client can name an organization and a project; both are teams here, and must be the key's own."""
+    for header, variable in (("openai-organization", "OPENAI_ORG_ID"), ("openai-project", "OPENAI_PROJECT_ID")):
+        asked = headers.get(header)
+        if asked and caller.role is not Role.ADMIN and asked not in {caller.team_id, caller.team_name}:
+            raise ForbiddenError(
+                f"this key belongs to team {caller.team_name!r}, not to {asked!r} as the {header} header says; "
+                f"unset {variable} or give the team's name",
+                code="mismatched_organization",
+            )

@@ -1,0 +1,222 @@
+"""The fine-tuning job on the wire: OpenAI's fields exactly, Tunepool's own beside them.
+
+A request may give null for any field at its top level and inside `method`: it means 'not given'.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from api.schemas.wire import Identified, Money, Wire, usd
+from orchestrator.domain.jobs import Job
+from orchestrator.domain.plan import BASE_LEARNING_RATE
+from orchestrator.domain.spec import (
+    AUTO,
+    Auto,
+    Hyperparameters,
+    JobSpec,
+    LoraSpec,
+    Method,
+    QuantizationSpec,
+    ResourcesSpec,
+    Supervised,
+    TrainingSpec,
+)
+from orchestrator.domain.states import FINAL_JOB_STATES
+
+METHODS_TO_COME = frozenset({"dpo", "reinforcement"})
+
+
+class JobCreate(JobSpec):
+    """What to train. `model` and `training_file` are enough; everything else has a sensible 'auto'."""
+
+    hyperparameters: Hyperparameters | None = Field(
+        default=None,
+        description="Older form of method.supervised.hyperparameters.",
+        json_schema_extra={"deprecated": True},
+    )
+    integrations: list[Any] | None = Field(default=None, description="None is supported yet; leave it out or empty.")
+    team: str | None = Field(default=None, description="Another team's name or id; admins only.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        given = {name: item for name, item in value.items() if item is not None}
+        return given | {"method": _without_nulls(given["method"])} if "method" in given else given
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_is_supported(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("type") in METHODS_TO_COME:
+            raise PydanticCustomError(
+                "unsupported_method", "{method} is not supported yet, use 'supervised'", {"method": repr(value["type"])}
+            )
+        return value
+
+    @field_validator("integrations")
+    @classmethod
+    def _no_integrations(cls, value: list[Any] | None) -> list[Any] | None:
+        if value:
+            raise PydanticCustomError(
+                "unsupported_integration",
+                "integrations are not supported yet; GET …/metrics and …/logs have what they would show",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _hyperparameters_agree(self) -> "JobCreate":
+        old = self.hyperparameters
+        if old is None:
+            return self
+        new = self.method.supervised.hyperparameters
+        if new.model_fields_set and new != old:
+            raise ValueError("hyperparameters and method.supervised.hyperparameters differ; give only the latter")
+        if old.learning_rate_multiplier != AUTO and self.training.learning_rate is not None:
+            raise ValueError("give training.learning_rate or hyperparameters.learning_rate_multiplier, not both")
+        return self
+
+    def to_spec(self) -> JobSpec:
+        """The job's spec, the deprecated `hyperparameters` moved into `method`."""
+        given = {name: getattr(self, name) for name in JobSpec.model_fields}
+        if self.hyperparameters is not None:
+            given["method"] = Method(supervised=Supervised(hyperparameters=self.hyperparameters))
+        return JobSpec.model_validate(given)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return value
+
+
+class HyperparametersOut(Wire):
+    """'auto' until the files are validated, then the numbers that are used."""
+
+    n_epochs: Auto | int
+    batch_size: Auto | int
+    learning_rate_multiplier: Auto | float
+
+    @classmethod
+    def of(cls, job: Job) -> "HyperparametersOut":
+        asked, plan = job.spec.method.supervised.hyperparameters, job.plan
+        if plan is None:
+            return cls(
+                n_epochs=asked.n_epochs,
+                batch_size=asked.batch_size,
+                learning_rate_multiplier=asked.learning_rate_multiplier,
+            )
+        return cls(
+            n_epochs=plan.epochs,
+            batch_size=plan.batch_rows,
+            learning_rate_multiplier=float(f"{plan.learning_rate / BASE_LEARNING_RATE:.6g}"),
+        )
+
+
+class SupervisedOut(Wire):
+    hyperparameters: HyperparametersOut
+
+
+class MethodOut(Wire):
+    type: Literal["supervised"]
+    supervised: SupervisedOut
+
+
+class JobErrorOut(Wire):
+    code: str
+    message: str
+    param: str | None
+
+
+class Progress(Wire):
+    step: int
+    total_steps: int | None
+    percent: float | None
+    trained_tokens: int
+
+
+class JobCost(Wire):
+    """What the job's ledger sums up to so far."""
+
+    currency: Money
+    billed_usd_micros: int
+    billed_usd: str
+    lost_usd_micros: int
+    """Worth of the time that the platform lost; charged to nobody."""
+    lost_usd: str
+    final: bool
+    """Whether nothing will be added."""
+
+
+class JobOut(Identified):
+    """A fine-tuning job. The first block is OpenAI's, the second Tunepool's."""
+
+    object: Literal["fine_tuning.job"]
+    created_at: int
+    error: JobErrorOut | None
+    fine_tuned_model: str | None
+    """Set once the adapter is published."""
+    finished_at: int | None
+    hyperparameters: HyperparametersOut
+    model: str
+    organization_id: str
+    """The team's id."""
+    result_files: list[str]
+    seed: int
+    status: Literal["validating_files", "queued", "running", "pausing", "paused", "succeeded", "failed", "cancelled"]
+    trained_tokens: int | None
+    """Set at the end; `progress` has the number so far."""
+    training_file: str
+    validation_file: str | None
+    estimated_finish: int | None
+    integrations: list[dict[str, Any]]
+    metadata: dict[str, str] | None
+    method: MethodOut
+
+    suffix: str | None
+    team: str
+    """The team's name."""
+    created_by: str
+    """The id of the API key that submitted the job."""
+    phase: str | None
+    """The finer stage: loading_model, training, uploading, …"""
+    queued_at: int | None
+    started_at: int | None
+    cancel_requested: bool
+    pause_requested: bool
+    progress: Progress
+    attempt: int
+    """How many attempts there were so far."""
+    lora: LoraSpec
+    quantization: QuantizationSpec
+    training: TrainingSpec
+    resources: ResourcesSpec
+    priority: int
+    max_cost_usd: str | None
+    cost: JobCost
+    plan: dict[str, Any] | None
+    """Every number that the worker uses, without 'auto'; null until the files are validated."""
+    estimate: dict[str, Any] | None
+    """Predicted memory, time and cost; null until the files are validated."""
+    adapter_id: str | None
+    warnings: list[str]
+
+
+def progress_of(job: Job) -> Progress:
+    percent = round(100 * job.current_step / job.total_steps, 2) if job.total_steps else None
+    return Progress(
+        step=job.current_step, total_steps=job.total_steps, percent=percent, trained_tokens=job.trained_tokens
+    )
+
+
+def cost_of(job: Job, *, billed_usd_micros: int, lost_usd_micros: int, running: bool) -> JobCost:
+    return JobCost(
+        currency="usd",
+        billed_usd_micros=billed_usd_micros,
+        billed_usd=usd(billed_usd_micros),
+        lost_usd_micros=lost_usd_micros,
+        lost_usd=usd(lost_usd_micros),
+        final=job.state in FINAL_JOB_STATES and not running,
+    )

@@ -1,0 +1,105 @@
+"""The pool: devices, what runs on each, free memory, and the price book."""
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from api.schemas.wire import Asked, Identified, Wire, unix, usd
+from orchestrator.domain.pool import Device, DeviceUse, Price
+
+
+class UseOut(Wire):
+    """One attempt's hold on a device. Whose it is shows only to its own team and to admins."""
+
+    attempt_id: str | None
+    job_id: str | None
+    team_id: str | None
+    reserved_bytes: int
+    peak_device_bytes: int
+    draining: bool
+    """The attempt ended, and its processes are not yet proved gone."""
+
+    @classmethod
+    def of(cls, use: DeviceUse, visible_team_id: str | None) -> "UseOut":
+        visible = visible_team_id is None or visible_team_id == use.team_id
+        return cls(
+            attempt_id=use.attempt_id if visible else None,
+            job_id=use.job_id if visible else None,
+            team_id=use.team_id if visible else None,
+            reserved_bytes=use.reserved_bytes,
+            peak_device_bytes=use.peak_device_bytes,
+            draining=use.draining,
+        )
+
+
+class DeviceOut(Wire):
+    id: str
+    object: Literal["device"]
+    node: str
+    device_type: str
+    kind: Literal["cpu", "cuda"]
+    index: int
+    usable_bytes: int
+    """What jobs may share."""
+    reserved_bytes: int
+    free_bytes: int
+    online: bool
+    seen_at: int
+    uses: list[UseOut]
+
+    @classmethod
+    def of(cls, device: Device, uses: list[DeviceUse], visible_team_id: str | None) -> "DeviceOut":
+        reserved = sum(use.reserved_bytes for use in uses)
+        return cls(
+            id=device.device_id,
+            object="device",
+            node=device.node_name,
+            device_type=device.device_type,
+            kind=device.kind,
+            index=device.index,
+            usable_bytes=device.usable_bytes,
+            reserved_bytes=reserved,
+            free_bytes=max(0, device.usable_bytes - reserved),
+            online=device.online,
+            seen_at=unix(device.seen_at),
+            uses=[UseOut.of(use, visible_team_id) for use in uses],
+        )
+
+
+class PoolOut(Wire):
+    object: Literal["pool"]
+    devices: list[DeviceOut]
+
+
+class PriceCreate(Asked):
+    """A new price; it holds for attempts that start after it."""
+
+    device_type: Annotated[str, Field(min_length=1, max_length=128)]
+    usd_per_hour: Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
+    """For the whole device; a job pays for the share that it reserves."""
+
+    @property
+    def usd_micros_per_hour(self) -> int:
+        return int(self.usd_per_hour * 1_000_000)
+
+
+class PriceOut(Identified):
+    object: Literal["price"]
+    device_type: str
+    version: int
+    usd_micros_per_hour: int
+    usd_per_hour: str
+    created_at: int
+
+    @classmethod
+    def of(cls, price: Price) -> "PriceOut":
+        return cls(
+            id=f"{price.device_type}@{price.version}",
+            object="price",
+            device_type=price.device_type,
+            version=price.version,
+            usd_micros_per_hour=price.usd_micros_per_hour,
+            usd_per_hour=usd(price.usd_micros_per_hour),
+            created_at=unix(price.created_at),
+        )
