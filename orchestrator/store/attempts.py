@@ -5,7 +5,7 @@ control plane acts on the attempt now: LeaseLostError, and the caller drops what
 attempt first and on its job second.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +18,8 @@ from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.ids import new_attempt_id, new_lease_token
 from orchestrator.domain.outcomes import AttemptEnd, JobMove
 from orchestrator.domain.pricing import Rate
+from orchestrator.domain.protocol import Succeeded
+from orchestrator.domain.protocol import Succeeded
 from orchestrator.domain.states import (
     ACTIVE_ATTEMPT_STATES,
     FINAL_ATTEMPT_STATES,
@@ -30,7 +32,7 @@ from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.jobs import jobs
 
-CHANGEABLE = frozenset({"phase", "resumed_from_step"})
+CHANGEABLE = frozenset({"phase", "resumed_from_step", "result"})
 """Fields of an Attempt that a transition may set along with the state."""
 
 
@@ -115,6 +117,23 @@ def list_attempts(tx: ReadTx, job_id: str) -> list[Attempt]:
     return [_attempt(row) for row in tx.rows(query)]
 
 
+def list_newest_of(tx: ReadTx, job_ids: Collection[str]) -> dict[str, Attempt]:
+    """Each job's newest attempt; a job without one is absent."""
+    is_newest = (jobs.c.job_id == attempts.c.job_id) & (jobs.c.attempts == attempts.c.number)
+    query = select(attempts).join(jobs, is_newest).where(jobs.c.job_id.in_(sorted(job_ids)))
+    return {row["job_id"]: _attempt(row) for row in tx.rows(query)}
+
+
+def count_by_state(tx: ReadTx) -> dict[tuple[AttemptState, FailureKind | None], int]:
+    """How many attempts are or ended in each state, by what failed, over all teams."""
+    kinds = (attempts.c.state, attempts.c.failure_kind)
+    rows = tx.rows(select(*kinds, func.count().label("number")).group_by(*kinds))
+    return {
+        (AttemptState(row["state"]), row["failure_kind"] and FailureKind(row["failure_kind"])): row["number"]
+        for row in rows
+    }
+
+
 def list_active(tx: ReadTx) -> list[Attempt]:
     """Attempts that have not ended, oldest first."""
     query = select(attempts).where(
@@ -144,8 +163,12 @@ def apply_attempt_transition(
     values = dict(changes or {})
     if unknown := set(values) - CHANGEABLE:
         raise ValueError(f"not changeable: {sorted(unknown)}")
+    if isinstance(result := values.get("result"), Succeeded):
+        values["result"] = result.model_dump(mode="json")
     if to is AttemptState.LAUNCHING:
         values["started_at"] = tx.now()
+    if isinstance(result := values.get("result"), Succeeded):
+        values["result"] = result.model_dump(mode="json")
     return _guarded_move(tx, attempt_id, token, to, values)
 
 
@@ -317,4 +340,5 @@ def _attempt(row: RowMapping) -> Attempt:
         peak_allocated_bytes=row["peak_allocated_bytes"],
         peak_reserved_bytes=row["peak_reserved_bytes"],
         peak_device_bytes=row["peak_device_bytes"],
+        result=None if row["result"] is None else Succeeded.model_validate(row["result"]),
     )

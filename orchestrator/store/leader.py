@@ -1,13 +1,28 @@
 """Which control plane acts on attempts. Losing it is harmless: every write about an attempt names its own token."""
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, or_
+from sqlalchemy import delete, or_, select
 
-from orchestrator.store.session import WriteTx
+from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.pool import leadership
 
 _ROLE = "scheduler"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leader:
+    """Leads while `expires_at` is ahead of the database's clock."""
+
+    owner: str
+    expires_at: datetime
+
+
+def find_leader(tx: ReadTx) -> Leader | None:
+    """Who holds the lease or held it last."""
+    row = tx.row(select(leadership).where(leadership.c.role == _ROLE))
+    return None if row is None else Leader(owner=row["owner"], expires_at=row["expires_at"])
 
 
 def claim_leadership(tx: WriteTx, *, owner: str, lease_seconds: float) -> bool:
@@ -24,6 +39,14 @@ def claim_leadership(tx: WriteTx, *, owner: str, lease_seconds: float) -> bool:
         where=or_(ours, leadership.c.expires_at <= now),
     )
     return tx.row(renewed.returning(leadership.c.owner)) is not None
+
+
+def find_leader(tx: ReadTx) -> str | None:
+    """The owner whose lease has not run out; None when nobody leads."""
+    owner: str | None = tx.scalar(
+        select(leadership.c.owner).where(leadership.c.role == _ROLE, leadership.c.expires_at > tx.now())
+    )
+    return owner
 
 
 def resign_leadership(tx: WriteTx, owner: str) -> None:
