@@ -19,7 +19,6 @@ from orchestrator.domain.ids import new_attempt_id, new_lease_token
 from orchestrator.domain.outcomes import AttemptEnd, JobMove
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.protocol import Succeeded
-from orchestrator.domain.protocol import Succeeded
 from orchestrator.domain.states import (
     ACTIVE_ATTEMPT_STATES,
     FINAL_ATTEMPT_STATES,
@@ -167,8 +166,6 @@ def apply_attempt_transition(
         values["result"] = result.model_dump(mode="json")
     if to is AttemptState.LAUNCHING:
         values["started_at"] = tx.now()
-    if isinstance(result := values.get("result"), Succeeded):
-        values["result"] = result.model_dump(mode="json")
     return _guarded_move(tx, attempt_id, token, to, values)
 
 

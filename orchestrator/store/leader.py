@@ -41,14 +41,6 @@ def claim_leadership(tx: WriteTx, *, owner: str, lease_seconds: float) -> bool:
     return tx.row(renewed.returning(leadership.c.owner)) is not None
 
 
-def find_leader(tx: ReadTx) -> str | None:
-    """The owner whose lease has not run out; None when nobody leads."""
-    owner: str | None = tx.scalar(
-        select(leadership.c.owner).where(leadership.c.role == _ROLE, leadership.c.expires_at > tx.now())
-    )
-    return owner
-
-
 def resign_leadership(tx: WriteTx, owner: str) -> None:
     """Let another take over at once. Does nothing when `owner` does not lead."""
     tx.execute(delete(leadership).where(leadership.c.role == _ROLE, leadership.c.owner == owner))
