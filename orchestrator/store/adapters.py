@@ -1,5 +1,7 @@
 """Published adapters. The row comes last, in the transaction that ends the job: a row means complete and verified."""
 
+from collections.abc import Collection
+
 from sqlalchemy import RowMapping, delete, select, update
 
 from orchestrator.domain.artifacts import Adapter
@@ -49,6 +51,12 @@ def find_adapter_by_name(tx: ReadTx, name: str, team_id: str | None) -> Adapter 
 def find_adapter_of_job(tx: ReadTx, job_id: str) -> Adapter | None:
     row = tx.row(select(adapters).where(adapters.c.job_id == job_id, _LIVE))
     return None if row is None else _adapter(row)
+
+
+def list_adapters_of(tx: ReadTx, job_ids: Collection[str]) -> dict[str, Adapter]:
+    """Each job's adapter; a job without one is absent."""
+    query = select(adapters).where(adapters.c.job_id.in_(sorted(job_ids)), _LIVE)
+    return {row["job_id"]: _adapter(row) for row in tx.rows(query)}
 
 
 def list_adapters(tx: ReadTx, team_id: str | None, *, limit: int = 20, after: str | None = None) -> Page[Adapter]:

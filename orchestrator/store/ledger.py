@@ -1,11 +1,17 @@
 """The ledger: append-only, one row per interval of an attempt. A bill is a sum over it and nothing else."""
 
-from sqlalchemy import RowMapping, case, func, select
+from collections.abc import Collection
+
+from sqlalchemy import Column, ColumnElement, RowMapping, case, func, select, true
 
 from orchestrator.domain.attempts import LedgerEntry
 from orchestrator.domain.pricing import Rate
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import ledger_entries
+
+_AMOUNT = ledger_entries.c.amount_usd_micros
+_BILLED = func.coalesce(func.sum(case((ledger_entries.c.billed, _AMOUNT), else_=0)), 0)
+_TOTAL = func.coalesce(func.sum(_AMOUNT), 0)
 
 
 def append_entry(tx: WriteTx, entry: LedgerEntry) -> None:
@@ -49,11 +55,23 @@ def sum_for_team(tx: ReadTx, team_id: str | None) -> tuple[int, int]:
     return _sums(tx, job_id=None, team_id=team_id)
 
 
+def sum_by_job(tx: ReadTx, job_ids: Collection[str]) -> dict[str, tuple[int, int]]:
+    """As `sum_for_job`, for many; a job without entries is absent."""
+    return _sums_by(tx, ledger_entries.c.job_id, ledger_entries.c.job_id.in_(sorted(job_ids)))
+
+
+def sum_by_device_type(tx: ReadTx) -> dict[str, tuple[int, int]]:
+    """As `sum_for_job`, over the whole pool."""
+    return _sums_by(tx, ledger_entries.c.device_type, true())
+
+
+def _sums_by(tx: ReadTx, column: Column[str], where: ColumnElement[bool]) -> dict[str, tuple[int, int]]:
+    query = select(column.label("of"), _BILLED.label("billed"), _TOTAL.label("total")).where(where).group_by(column)
+    return {row["of"]: (int(row["billed"]), int(row["total"]) - int(row["billed"])) for row in tx.rows(query)}
+
+
 def _sums(tx: ReadTx, *, job_id: str | None, team_id: str | None) -> tuple[int, int]:
-    amount = ledger_entries.c.amount_usd_micros
-    billed = func.coalesce(func.sum(case((ledger_entries.c.billed, amount), else_=0)), 0)
-    total = func.coalesce(func.sum(amount), 0)
-    query = select(billed.label("billed"), total.label("total"))
+    query = select(_BILLED.label("billed"), _TOTAL.label("total"))
     if job_id is not None:
         query = query.where(ledger_entries.c.job_id == job_id)
     if team_id is not None:

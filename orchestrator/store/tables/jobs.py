@@ -70,7 +70,7 @@ jobs = Table(
     Index("ix_jobs_state", "state", "created_at"),
     Index(
         "ix_jobs_placeable",
-        text("priority DESC"),
+        "priority",
         "queued_at",
         "job_id",
         sqlite_where=text("state = 'queued'"),

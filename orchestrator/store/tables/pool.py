@@ -10,9 +10,8 @@ prices = Table(
     metadata,
     Column("device_type", Str, primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
-    Column(
-        "usd_micros_per_hour", BigInteger, CheckConstraint("usd_micros_per_hour >= 0", name="price"), nullable=False
-    ),
+    Column("usd_micros_per_hour", BigInteger, nullable=False),
+    CheckConstraint("usd_micros_per_hour >= 0", name="price"),
     Column("created_at", Moment, nullable=False),
 )
 
@@ -24,7 +23,8 @@ devices = Table(
     Column("device_type", Str, nullable=False),
     Column("kind", Str, nullable=False),
     Column("device_index", Integer, nullable=False),
-    Column("usable_bytes", BigInteger, CheckConstraint("usable_bytes >= 0", name="usable"), nullable=False),
+    Column("usable_bytes", BigInteger, nullable=False),
+    CheckConstraint("usable_bytes >= 0", name="usable"),
     Column("online", Boolean, nullable=False),
     Column("seen_at", Moment, nullable=False),
     one_of("kind", ("cpu", "cuda")),
@@ -42,6 +42,7 @@ leadership = Table(
 clock = Table(
     "clock",
     metadata,
-    Column("clock_id", Integer, CheckConstraint("clock_id = 1", name="single"), primary_key=True, autoincrement=False),
+    Column("clock_id", Integer, primary_key=True, autoincrement=False),
+    CheckConstraint("clock_id = 1", name="single"),
     Column("latest_at", Moment, nullable=False),
 )
