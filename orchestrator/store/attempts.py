@@ -242,8 +242,11 @@ def record_contact(
     lease_seconds: float,
     peaks: Peaks = Peaks(),
     phase: str | None = None,
+    alive_at: datetime | None = None,
 ) -> Attempt:
     """Renew the lease and move the journal's cursor, in the transaction that stores what was pulled.
+
+    `alive_at` is the last proof of life when that was before now: a worker whose end is learned late.
 
     Raises LeaseLostError when the token is stale or the cursor is not at `cursor_before`: these entries were stored
     by someone else.
@@ -254,7 +257,7 @@ def record_contact(
         .where(*_held(attempt_id, token), attempts.c.cursor == cursor_before)
         .values(
             cursor=cursor,
-            last_contact_at=now,
+            last_contact_at=alive_at or now,
             lease_expires_at=now + timedelta(seconds=lease_seconds),
             peak_allocated_bytes=_larger("peak_allocated_bytes", peaks.allocated_bytes),
             peak_reserved_bytes=_larger("peak_reserved_bytes", peaks.reserved_bytes),

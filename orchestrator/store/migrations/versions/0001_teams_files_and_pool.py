@@ -78,7 +78,7 @@ def _create_base_models() -> None:
         _text("files"),
         _moment("created_at"),
         sa.PrimaryKeyConstraint("name", name="pk_base_models"),
-        sa.CheckConstraint("source IN ('hub', 'path', 's3')", name="ck_base_models_source"),
+        sa.CheckConstraint("source IN ('hub', 'path', 's3')", name=op.f("ck_base_models_source")),
     )
 
 
@@ -88,7 +88,7 @@ def _create_clock() -> None:
         _integer("clock_id"),
         _moment("latest_at"),
         sa.PrimaryKeyConstraint("clock_id", name="pk_clock"),
-        sa.CheckConstraint("clock_id = 1", name="ck_clock_single"),
+        sa.CheckConstraint("clock_id = 1", name=op.f("ck_clock_single")),
     )
 
 
@@ -104,8 +104,8 @@ def _create_devices() -> None:
         _flag("online"),
         _moment("seen_at"),
         sa.PrimaryKeyConstraint("device_id", name="pk_devices"),
-        sa.CheckConstraint("kind IN ('cpu', 'cuda')", name="ck_devices_kind"),
-        sa.CheckConstraint("usable_bytes >= 0", name="ck_devices_usable"),
+        sa.CheckConstraint("kind IN ('cpu', 'cuda')", name=op.f("ck_devices_kind")),
+        sa.CheckConstraint("usable_bytes >= 0", name=op.f("ck_devices_usable")),
     )
 
 
@@ -127,7 +127,7 @@ def _create_prices() -> None:
         _big("usd_micros_per_hour"),
         _moment("created_at"),
         sa.PrimaryKeyConstraint("device_type", "version", name="pk_prices"),
-        sa.CheckConstraint("usd_micros_per_hour >= 0", name="ck_prices_price"),
+        sa.CheckConstraint("usd_micros_per_hour >= 0", name=op.f("ck_prices_price")),
     )
 
 
@@ -158,7 +158,7 @@ def _create_api_keys() -> None:
         sa.PrimaryKeyConstraint("key_id", name="pk_api_keys"),
         sa.UniqueConstraint("secret_sha256", name="uq_api_keys_secret_sha256"),
         sa.ForeignKeyConstraint(["team_id"], ["teams.team_id"], name="fk_api_keys_team_id"),
-        sa.CheckConstraint("role IN ('admin', 'member', 'viewer')", name="ck_api_keys_role"),
+        sa.CheckConstraint("role IN ('admin', 'member', 'viewer')", name=op.f("ck_api_keys_role")),
     )
     op.create_index("ix_api_keys_team_id", "api_keys", ["team_id"])
 
@@ -182,9 +182,9 @@ def _create_files() -> None:
         sa.PrimaryKeyConstraint("file_id", name="pk_files"),
         sa.UniqueConstraint("object_key", name="uq_files_object_key"),
         sa.ForeignKeyConstraint(["team_id"], ["teams.team_id"], name="fk_files_team_id"),
-        sa.CheckConstraint("purpose IN ('fine-tune', 'fine-tune-results')", name="ck_files_purpose"),
-        sa.CheckConstraint("size_bytes >= 0", name="ck_files_size"),
-        sa.CheckConstraint("status IN ('error', 'processed', 'uploaded')", name="ck_files_status"),
+        sa.CheckConstraint("purpose IN ('fine-tune', 'fine-tune-results')", name=op.f("ck_files_purpose")),
+        sa.CheckConstraint("size_bytes >= 0", name=op.f("ck_files_size")),
+        sa.CheckConstraint("status IN ('error', 'processed', 'uploaded')", name=op.f("ck_files_status")),
     )
     op.create_index("ix_files_deleted_at", "files", ["deleted_at"])
     op.create_index("ix_files_expires_at", "files", ["expires_at"])
@@ -206,10 +206,14 @@ def _create_uploads() -> None:
         _text("file_id", nullable=True),
         sa.PrimaryKeyConstraint("upload_id", name="pk_uploads"),
         sa.ForeignKeyConstraint(["team_id"], ["teams.team_id"], name="fk_uploads_team_id"),
-        sa.CheckConstraint("(status = 'completed') = (file_id IS NOT NULL)", name="ck_uploads_completed_has_file"),
-        sa.CheckConstraint("purpose IN ('fine-tune', 'fine-tune-results')", name="ck_uploads_purpose"),
-        sa.CheckConstraint("size_bytes >= 0", name="ck_uploads_size"),
-        sa.CheckConstraint("status IN ('cancelled', 'completed', 'expired', 'pending')", name="ck_uploads_status"),
+        sa.CheckConstraint(
+            "(status = 'completed') = (file_id IS NOT NULL)", name=op.f("ck_uploads_completed_has_file")
+        ),
+        sa.CheckConstraint("purpose IN ('fine-tune', 'fine-tune-results')", name=op.f("ck_uploads_purpose")),
+        sa.CheckConstraint("size_bytes >= 0", name=op.f("ck_uploads_size")),
+        sa.CheckConstraint(
+            "status IN ('cancelled', 'completed', 'expired', 'pending')", name=op.f("ck_uploads_status")
+        ),
     )
     op.create_index("ix_uploads_expiry", "uploads", ["status", "expires_at"])
 
@@ -226,7 +230,7 @@ def _create_idempotency_records() -> None:
         _text("body", nullable=True),
         sa.PrimaryKeyConstraint("key_id", "scope", "idempotency_key", name="pk_idempotency_records"),
         sa.ForeignKeyConstraint(["key_id"], ["api_keys.key_id"], name="fk_idempotency_records_key_id"),
-        sa.CheckConstraint("(status IS NULL) = (body IS NULL)", name="ck_idempotency_records_response"),
+        sa.CheckConstraint("(status IS NULL) = (body IS NULL)", name=op.f("ck_idempotency_records_response")),
     )
     op.create_index("ix_idempotency_records_created_at", "idempotency_records", ["created_at"])
     op.create_index(
@@ -247,6 +251,6 @@ def _create_upload_parts() -> None:
         sa.ForeignKeyConstraint(
             ["upload_id"], ["uploads.upload_id"], name="fk_upload_parts_upload_id", ondelete="CASCADE"
         ),
-        sa.CheckConstraint("size_bytes >= 0", name="ck_upload_parts_size"),
+        sa.CheckConstraint("size_bytes >= 0", name=op.f("ck_upload_parts_size")),
     )
     op.create_index("ix_upload_parts_upload_id", "upload_parts", ["upload_id"])

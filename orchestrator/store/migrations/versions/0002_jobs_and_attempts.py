@@ -110,19 +110,19 @@ def _create_jobs() -> None:
         sa.PrimaryKeyConstraint("job_id", name="pk_jobs"),
         sa.UniqueConstraint("job_id", "team_id", name="uq_jobs_job_id_team_id"),
         sa.ForeignKeyConstraint(["team_id"], ["teams.team_id"], name="fk_jobs_team_id"),
-        sa.CheckConstraint("(error_code IS NULL) = (error_message IS NULL)", name="ck_jobs_error"),
+        sa.CheckConstraint("(error_code IS NULL) = (error_message IS NULL)", name=op.f("ck_jobs_error")),
         sa.CheckConstraint(
             "(finished_at IS NOT NULL) = (state IN ('cancelled', 'failed', 'succeeded'))",
-            name="ck_jobs_finished_means_final",
+            name=op.f("ck_jobs_finished_means_final"),
         ),
-        sa.CheckConstraint("current_step >= 0 AND trained_tokens >= 0 AND attempts >= 0", name="ck_jobs_counts"),
-        sa.CheckConstraint("state <> 'failed' OR error_code IS NOT NULL", name="ck_jobs_failed_says_why"),
+        sa.CheckConstraint("current_step >= 0 AND trained_tokens >= 0 AND attempts >= 0", name=op.f("ck_jobs_counts")),
+        sa.CheckConstraint("state <> 'failed' OR error_code IS NOT NULL", name=op.f("ck_jobs_failed_says_why")),
         sa.CheckConstraint(
             "state IN ('cancelled', 'failed', 'paused', 'pausing', 'queued', 'running', 'succeeded', "
             "'validating_files')",
-            name="ck_jobs_state",
+            name=op.f("ck_jobs_state"),
         ),
-        sa.CheckConstraint("state NOT IN ('queued', 'running') OR queued_at IS NOT NULL", name="ck_jobs_queued"),
+        sa.CheckConstraint("state NOT IN ('queued', 'running') OR queued_at IS NOT NULL", name=op.f("ck_jobs_queued")),
     )
     op.create_index("ix_jobs_listing", "jobs", ["team_id", "created_at", "job_id"])
     op.create_index("ix_jobs_listing_all", "jobs", ["created_at", "job_id"])
@@ -179,17 +179,17 @@ def _create_attempts() -> None:
         ),
         sa.CheckConstraint(
             "(ended_at IS NULL) = (state IN ('assigned', 'launching', 'running', 'verifying'))",
-            name="ck_attempts_ended_means_final",
+            name=op.f("ck_attempts_ended_means_final"),
         ),
-        sa.CheckConstraint("cursor >= 0", name="ck_attempts_cursor"),
-        sa.CheckConstraint("number >= 1", name="ck_attempts_number"),
-        sa.CheckConstraint("price_usd_micros_per_hour >= 0 AND rate_device_bytes > 0", name="ck_attempts_rate"),
-        sa.CheckConstraint("released_at IS NULL OR ended_at IS NOT NULL", name="ck_attempts_released_after_end"),
-        sa.CheckConstraint("reserved_bytes > 0", name="ck_attempts_reserved"),
+        sa.CheckConstraint("cursor >= 0", name=op.f("ck_attempts_cursor")),
+        sa.CheckConstraint("number >= 1", name=op.f("ck_attempts_number")),
+        sa.CheckConstraint("price_usd_micros_per_hour >= 0 AND rate_device_bytes > 0", name=op.f("ck_attempts_rate")),
+        sa.CheckConstraint("released_at IS NULL OR ended_at IS NOT NULL", name=op.f("ck_attempts_released_after_end")),
+        sa.CheckConstraint("reserved_bytes > 0", name=op.f("ck_attempts_reserved")),
         sa.CheckConstraint(
             "state IN ('assigned', 'cancelled', 'failed', 'interrupted', 'launching', 'lost', "
             "'running', 'succeeded', 'verifying')",
-            name="ck_attempts_state",
+            name=op.f("ck_attempts_state"),
         ),
     )
     _partial_index("ix_attempts_unreleased", "attempts", ["created_at"], "released_at IS NULL")
@@ -235,7 +235,7 @@ def _create_events() -> None:
         sa.PrimaryKeyConstraint("job_id", "seq", name="pk_events"),
         sa.UniqueConstraint("event_id", name="uq_events_event_id"),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.job_id"], name="fk_events_job_id", ondelete="CASCADE"),
-        sa.CheckConstraint("level IN ('error', 'info', 'warn')", name="ck_events_level"),
+        sa.CheckConstraint("level IN ('error', 'info', 'warn')", name=op.f("ck_events_level")),
     )
 
 
@@ -339,8 +339,8 @@ def _create_ledger_entries() -> None:
             ["attempts.attempt_id", "attempts.job_id", "attempts.team_id"],
             name="fk_ledger_entries_attempt_id_job_id_team_id",
         ),
-        sa.CheckConstraint("amount_usd_micros >= 0", name="ck_ledger_entries_amount"),
-        sa.CheckConstraint("ended_at >= started_at", name="ck_ledger_entries_interval"),
+        sa.CheckConstraint("amount_usd_micros >= 0", name=op.f("ck_ledger_entries_amount")),
+        sa.CheckConstraint("ended_at >= started_at", name=op.f("ck_ledger_entries_interval")),
     )
     op.create_index("ix_ledger_entries_job_id", "ledger_entries", ["job_id"])
     op.create_index("ix_ledger_entries_team", "ledger_entries", ["team_id", "created_at"])

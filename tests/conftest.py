@@ -1,0 +1,3 @@
+"""Fixtures that every test may ask for, by the module that defines them."""
+
+pytest_plugins = ["tests.support.databases"]
