@@ -1,0 +1,279 @@
+"""What the API answers with, typed. Names, units and times (Unix seconds) are those of the wire.
+
+Fields that a newer server adds are kept, as attributes and in `model_dump()`; so a client may be older than its server.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Page(Generic[R]):
+    """One page of a list; `after=page.data[-1].id` asks for the next."""
+
+    data: tuple[R, ...]
+    has_more: bool
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class File(Result):
+    id: str
+    filename: str
+    bytes: int
+    created_at: int
+    purpose: str
+    status: str
+    status_details: str | None = None
+
+
+class JobError(Result):
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Progress(Result):
+    step: int
+    total_steps: int | None
+    percent: float | None
+    trained_tokens: int | None
+
+
+class CostSummary(Result):
+    """`lost` is time that the platform lost; it is billed to nobody. `final` once nothing can be added."""
+
+    billed_usd_micros: int
+    billed_usd: str
+    lost_usd_micros: int
+    lost_usd: str
+    final: bool
+
+
+class Job(Result):
+    id: str
+    status: str
+    model: str
+    created_at: int
+    training_file: str
+    validation_file: str | None = None
+    seed: int
+    error: JobError | None = None
+    fine_tuned_model: str | None = None
+    result_files: tuple[str, ...] = ()
+    finished_at: int | None = None
+    started_at: int | None = None
+    trained_tokens: int | None = None
+    estimated_finish: int | None = None
+    metadata: dict[str, str] | None = None
+    suffix: str | None = None
+    team: str | None = None
+    phase: str | None = None
+    progress: Progress | None = None
+    attempt: int = 0
+    cost: CostSummary | None = None
+    plan: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
+    adapter_id: str | None = None
+    priority: int = 0
+    max_cost_usd: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL_STATUSES
+
+
+class Event(Result):
+    id: str
+    created_at: int
+    level: str
+    message: str
+    type: str | None = None
+    data: dict[str, Any] | None = None
+
+
+class LogLine(Result):
+    """`at` is Unix seconds with a fraction."""
+
+    id: str
+    attempt: int
+    at: float
+    stream: str
+    level: str
+    text: str
+
+
+class MetricPoint(Result):
+    """Figures of one step: train_loss, eval_loss, learning_rate, tokens_per_second …"""
+
+    id: str
+    attempt: int
+    at: float
+    step: int
+    values: dict[str, float]
+
+
+class CostEntry(Result):
+    attempt: int
+    device_type: str
+    started_at: int
+    ended_at: int
+    seconds: float
+    price_usd_micros_per_hour: int
+    amount_usd_micros: int
+    amount_usd: str
+    billed: bool
+
+
+class Cost(CostSummary):
+    """The bill of a job; the billed entries sum to `billed_usd_micros` exactly."""
+
+    job_id: str
+    entries: tuple[CostEntry, ...]
+
+
+class Failure(Result):
+    code: str
+    message: str
+    blame: str
+    hint: str
+
+
+class Attempt(Result):
+    id: str
+    number: int
+    state: str
+    phase: str | None = None
+    device_id: str
+    device_type: str
+    reserved_bytes: int
+    peak_allocated_bytes: int = 0
+    peak_reserved_bytes: int = 0
+    peak_device_bytes: int = 0
+    resumed_from_step: int | None = None
+    failure: Failure | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+
+
+class Checkpoint(Result):
+    id: str
+    created_at: int
+    step_number: int
+    metrics: dict[str, float | None]
+
+
+class StoredFile(Result):
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class RemoteFile(StoredFile):
+    url: str
+
+
+class Adapter(Result):
+    id: str
+    name: str
+    job_id: str
+    base_model: str
+    created_at: int
+    size_bytes: int
+    files: tuple[StoredFile, ...]
+
+
+class Model(Result):
+    id: str
+    created: int
+    owned_by: str
+
+
+class BaseModelInfo(Result):
+    id: str
+    source: str
+    location: str
+    revision: str
+    created_at: int
+    size_bytes: int
+    facts: dict[str, Any]
+
+
+class DeviceUse(Result):
+    """Ids are None when the use is another team's."""
+
+    attempt_id: str | None
+    job_id: str | None
+    reserved_bytes: int
+    peak_device_bytes: int
+    draining: bool
+
+
+class Device(Result):
+    id: str
+    node: str
+    device_type: str
+    kind: str
+    usable_bytes: int
+    reserved_bytes: int
+    free_bytes: int
+    online: bool
+    uses: tuple[DeviceUse, ...] = ()
+
+
+class Pool(Result):
+    devices: tuple[Device, ...]
+
+
+class Price(Result):
+    device_type: str
+    version: int
+    usd_micros_per_hour: int
+    usd_per_hour: str
+    created_at: int
+
+
+class Estimate(Result):
+    """Memory with its breakdown, time, cost, and where the job would fit; the terms are the server's."""
+
+
+class Team(Result):
+    id: str
+    name: str
+    created_at: int
+
+
+class Key(Result):
+    """`secret` is there once: in the answer to its creation."""
+
+    id: str
+    name: str
+    role: Literal["viewer", "member", "admin"] | str
+    prefix: str
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    last_used_at: int | None = None
+    secret: str | None = None
+
+
+class Deleted(Result):
+    id: str
+    deleted: bool

@@ -1,0 +1,42 @@
+"""Teams and API keys."""
+
+from api.client.results import Deleted, Key, Team
+from api.client.tail import read_pages
+from api.client.transport import Transport
+
+TEAMS = "/v1/teams"
+KEYS = "/v1/keys"
+
+
+class Teams:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> tuple[Team, ...]:
+        return tuple(read_pages(self._transport, TEAMS, Team, {}))
+
+    def create(self, *, name: str) -> Team:
+        """Admins only."""
+        return Team.model_validate(self._transport.post(TEAMS, {"name": name}))
+
+
+class Keys:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> tuple[Key, ...]:
+        return tuple(read_pages(self._transport, KEYS, Key, {}))
+
+    def create(
+        self, *, name: str, role: str = "member", team: str | None = None, expires_in_seconds: int | None = None
+    ) -> Key:
+        """Make a key; its `secret` is in this answer and nowhere else. Admins only."""
+        body: dict[str, str | int] = {"name": name, "role": role}
+        if team is not None:
+            body["team"] = team
+        if expires_in_seconds is not None:
+            body["expires_in_seconds"] = expires_in_seconds
+        return Key.model_validate(self._transport.post(KEYS, body))
+
+    def revoke(self, key_id: str) -> Deleted:
+        return Deleted.model_validate(self._transport.delete(f"{KEYS}/{key_id}"))
