@@ -18,7 +18,7 @@ class ClientError(Exception):
 
 
 class NotConfiguredError(ClientError):
-    """No address or no API key: give them, or set TUNEPOOL_URL and TUNEPOOL_API_KEY."""
+    """No address or no API key was given."""
 
 
 class ConnectionFailedError(ClientError):

@@ -1,7 +1,6 @@
 """Data sets and result files. A large file goes up in parts, so that a broken connection costs one part."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from api.client.results import Deleted, File, Page
@@ -24,7 +23,7 @@ class Files:
         path = Path(path)
         if path.stat().st_size > WHOLE_BYTES:
             return self._upload_parts(path, purpose)
-        sent = self._transport.post_file(FILES, ({"purpose": purpose}, lambda: (path.name, path.open("rb")), "file"))
+        sent = self._transport.post_file(FILES, path, field_name="file", fields={"purpose": purpose})
         return File.model_validate(sent)
 
     def get(self, file_id: str) -> File:
@@ -59,11 +58,7 @@ class Files:
         part_ids = []
         with path.open("rb") as file:
             while chunk := file.read(PART_BYTES):
-                part = self._transport.post_file(f"{UPLOADS}/{upload['id']}/parts", ({}, partial(_part, chunk), "data"))
+                part = self._transport.post_file(f"{UPLOADS}/{upload['id']}/parts", chunk, field_name="data")
                 part_ids.append(part["id"])
         done = self._transport.post(f"{UPLOADS}/{upload['id']}/complete", {"part_ids": part_ids})
         return File.model_validate(done["file"])
-
-
-def _part(chunk: bytes) -> tuple[str, bytes]:
-    return "upload", chunk

@@ -4,10 +4,12 @@ Every request of the API may be repeated: creates carry an Idempotency-Key, the 
 dropped connection, a time-out, 429 and 5xx are retried, with the server's `retry-after` where it gives one.
 """
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import stamina
@@ -22,8 +24,6 @@ READ_SECONDS = 60.0
 
 Params = Mapping[str, str | int | bool | None]
 Body = Mapping[str, Any]
-Multipart = tuple[Mapping[str, str], Callable[[], tuple[str, BinaryIO | bytes]], str]
-"""Form fields, a function that opens the content anew for each try (name, content), and the name of its field."""
 
 
 class Transport:
@@ -31,7 +31,7 @@ class Transport:
         base_url = base_url or os.environ.get("TUNEPOOL_URL")
         api_key = api_key or os.environ.get("TUNEPOOL_API_KEY")
         if not base_url or not api_key:
-            raise NotConfiguredError()
+            raise NotConfiguredError("no address or no API key: give them, or set TUNEPOOL_URL and TUNEPOOL_API_KEY")
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self._max_retries = max_retries
         timeout = httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
@@ -56,15 +56,18 @@ class Transport:
     def delete(self, path: str) -> Any:
         return self._json("DELETE", path)
 
-    def post_file(self, path: str, content: Multipart) -> Any:
-        """Send a file as multipart/form-data, streamed from where it is."""
-        fields, reopen, field_name = content
+    def post_file(
+        self, path: str, content: Path | bytes, *, field_name: str, fields: Mapping[str, str] | None = None
+    ) -> Any:
+        """Send a file as multipart/form-data, streamed from where it is and opened anew for each try."""
 
         def send() -> httpx2.Response:
-            name, body = reopen()
-            return self.http.post(path, data=dict(fields), files={field_name: (name, body, "application/octet-stream")})
+            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as body:
+                name = content.name if isinstance(content, Path) else "upload"
+                part = (name, body, "application/octet-stream")
+                return _answer(self.http.post(path, data=dict(fields or {}), files={field_name: part}))
 
-        return self.attempt(lambda: _answer(send())).json()
+        return self.attempt(send).json()
 
     def stream_events(self, path: str, params: Params, *, last_id: str | None) -> Iterator[tuple[str, str, Any]]:
         """(event, id, data) of a server-sent stream; the iterator ends with the connection, and the caller resumes it.
