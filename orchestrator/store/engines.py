@@ -28,7 +28,7 @@ def open_sqlite_readers(url: URL, connections: int) -> Engine:
 
 
 def open_sqlite_writer(url: URL) -> Engine:
-    """One connection: the pool is the queue in which this process's writers wait, first come first served."""
+    """One connection: `orchestrator.store.writers` says whose turn it is."""
     engine = _open_sqlite(url, pool_size=1)
     event.listen(engine, "begin", _begin_writing)
     return engine

@@ -1,9 +1,9 @@
 """Transactions: the only door to the database, on SQLite and PostgreSQL alike.
 
 A use case opens one transaction, passes it first to functions of this package, and leaves. `ReadTx` cannot write: the
-connection itself refuses. On SQLite all writers of a process queue for one connection, because waiting in SQLite is
-polling; on PostgreSQL writers run side by side and rely on guarded updates and row locks. Either way the clock is the
-database's and stands still within a transaction.
+connection itself refuses. On SQLite writers take turns (see `orchestrator.store.writers`); on PostgreSQL they run side
+by side and rely on guarded updates and row locks. Either way the clock is the database's and stands still within a
+transaction.
 
 Errors of the driver become StoreUnavailableError, and a broken constraint that no function expected ConflictError.
 After a lost connection a commit may have happened or not: every write has a natural key, so repeating it is safe.
@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, Executable, RowMapping, Table, make_url, text
+from sqlalchemy import Connection, Executable, RowMapping, Table, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from orchestrator.domain.errors import ConflictError, InvalidRequestError, StoreUnavailableError, TunepoolError
 from orchestrator.store import engines, schema
 from orchestrator.store.clock import read_clock, tick_clock
+from orchestrator.store.writers import GroupWriter
 
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 SCHEDULER_LOCK = 7_203_001
@@ -101,26 +102,29 @@ class Store:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             self._readers = engines.open_sqlite_readers(parsed, connections)
             self._writers = engines.open_sqlite_writer(parsed)
+            self._group: GroupWriter | None = GroupWriter(self._writers, Path(parsed.database))
         elif parsed.get_backend_name() == "postgresql":
             self._readers = self._writers = engines.open_postgres(parsed, connections)
+            self._group = None
         else:
             raise InvalidRequestError(f"TUNEPOOL_DATABASE_URL: {parsed.get_backend_name()} is not supported")
 
     @contextmanager
     def read(self) -> Iterator[ReadTx]:
-        with _translated_errors(), self._begin(self._readers, read_only=True) as connection:
+        with _translated_errors(), self._begin(read_only=True) as connection:
             yield ReadTx(connection)
 
     @contextmanager
     def write(self) -> Iterator[WriteTx]:
-        """Commits when the block ends; an exception rolls everything back."""
-        with _translated_errors(), self._begin(self._writers, read_only=False) as connection:
+        """Commits when the block ends, durably; an exception rolls everything back. Not to be nested."""
+        begun = self._group.begin() if self._group else self._begin(read_only=False)
+        with _translated_errors(), begun as connection:
             yield WriteTx(connection)
 
     @contextmanager
-    def _begin(self, engine: Engine, *, read_only: bool) -> Iterator[Connection]:
-        with engine.connect() as connection:
-            if engine.dialect.name == "postgresql":
+    def _begin(self, *, read_only: bool) -> Iterator[Connection]:
+        with self._readers.connect() as connection:
+            if self._group is None:
                 connection.execution_options(postgresql_readonly=read_only)
             with connection.begin():
                 yield connection
@@ -135,7 +139,7 @@ class Store:
 
     def check_schema(self) -> None:
         """Raise StoreUnavailableError, with code schema_too_old or schema_too_new, unless the tables are ours."""
-        with _translated_errors(), self._begin(self._readers, read_only=True) as connection:
+        with _translated_errors(), self._begin(read_only=True) as connection:
             schema.check_schema(connection)
 
     def ping(self) -> None:
@@ -145,7 +149,8 @@ class Store:
 
     def close(self) -> None:
         self._readers.dispose()
-        self._writers.dispose()
+        if self._group is not None:
+            self._group.close()
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class PostgresServer:
             text=True,
             cwd=self.folder,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - one system call, no lock
             **self._identity,
         )
         assert self._process.stderr is not None
