@@ -26,6 +26,7 @@ from orchestrator.domain.states import (
     JobState,
     states_before_attempt,
 )
+from orchestrator.store.columns import bind_moment
 from orchestrator.store.endings import move_job, write_bill
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
@@ -199,7 +200,7 @@ def end_attempt(
         token,
         end.state,
         {
-            "ended_at": case((attempts.c.started_at > ended_at, attempts.c.started_at), else_=ended_at),
+            "ended_at": case((attempts.c.started_at > ended_at, attempts.c.started_at), else_=bind_moment(ended_at)),
             "phase": None,
             "failure_kind": failure and failure.kind,
             "failure_message": failure and failure.message,
@@ -262,7 +263,7 @@ def record_contact(
             peak_allocated_bytes=_larger("peak_allocated_bytes", peaks.allocated_bytes),
             peak_reserved_bytes=_larger("peak_reserved_bytes", peaks.reserved_bytes),
             peak_device_bytes=_larger("peak_device_bytes", peaks.device_bytes),
-            phase=func.coalesce(phase, attempts.c.phase),
+            **({} if phase is None else {"phase": phase}),
         )
     )
     row = tx.row(statement.returning(attempts))
@@ -280,7 +281,9 @@ def request_stop(tx: WriteTx, attempt_id: str, token: str, reason: str) -> Attem
     statement = (
         update(attempts)
         .where(*_held(attempt_id, token), attempts.c.state.in_(sorted(ACTIVE_ATTEMPT_STATES)))
-        .values(stop_reason=reason, stop_requested_at=func.coalesce(attempts.c.stop_requested_at, tx.now()))
+        .values(
+            stop_reason=reason, stop_requested_at=func.coalesce(attempts.c.stop_requested_at, bind_moment(tx.now()))
+        )
     )
     row = tx.row(statement.returning(attempts))
     if row is None:
@@ -293,7 +296,7 @@ def release_attempt(tx: WriteTx, attempt_id: str, token: str) -> Attempt:
     statement = (
         update(attempts)
         .where(*_held(attempt_id, token), attempts.c.ended_at.is_not(None))
-        .values(released_at=func.coalesce(attempts.c.released_at, tx.now()))
+        .values(released_at=func.coalesce(attempts.c.released_at, bind_moment(tx.now())))
     )
     row = tx.row(statement.returning(attempts))
     if row is None:

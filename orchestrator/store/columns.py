@@ -10,7 +10,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Text
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Dialect, Text, literal
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,6 +51,11 @@ class Moment(TypeDecorator[datetime]):
             return EPOCH + timedelta(microseconds=value)
         assert isinstance(value, datetime)
         return value.astimezone(UTC)
+
+
+def bind_moment(moment: datetime) -> ColumnElement[datetime]:
+    """A moment inside an expression. A bare datetime there would be bound as the driver likes, not as a Moment."""
+    return literal(moment, Moment())
 
 
 class Str(TypeDecorator[str]):

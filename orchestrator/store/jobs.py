@@ -14,6 +14,7 @@ from orchestrator.domain.pages import Page
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState, states_before_job
+from orchestrator.store.columns import bind_moment
 from orchestrator.store.events import Level, insert_numbered_event
 from orchestrator.store.keyset import Listing, read_page
 from orchestrator.store.session import ReadTx, WriteTx
@@ -231,9 +232,9 @@ def _on_entry(to: JobState, now: datetime) -> dict[str, Any]:
     """A retried job keeps its place in the queue; a resumed one goes to the end."""
     if to is JobState.QUEUED:
         waits_anew = or_(jobs.c.queued_at.is_(None), jobs.c.state == JobState.PAUSED)
-        return {"queued_at": case((waits_anew, now), else_=jobs.c.queued_at), "phase": None}
+        return {"queued_at": case((waits_anew, bind_moment(now)), else_=jobs.c.queued_at), "phase": None}
     if to is JobState.RUNNING:
-        return {"started_at": func.coalesce(jobs.c.started_at, now), "not_before_at": None}
+        return {"started_at": func.coalesce(jobs.c.started_at, bind_moment(now)), "not_before_at": None}
     if to is JobState.PAUSED:
         return {"pause_requested_at": None, "not_before_at": None, "phase": None}
     if to in FINAL_JOB_STATES:
@@ -247,12 +248,14 @@ def request_cancel(tx: WriteTx, job_id: str) -> Job:
     The row is locked, so the returned state holds until the transaction ends: a caller may go on to move a job that
     holds no attempt. Raises IllegalTransitionError when the job has ended.
     """
-    return _request(tx, job_id, {"cancel_requested_at": func.coalesce(jobs.c.cancel_requested_at, tx.now())})
+    return _request(
+        tx, job_id, {"cancel_requested_at": func.coalesce(jobs.c.cancel_requested_at, bind_moment(tx.now()))}
+    )
 
 
 def request_pause(tx: WriteTx, job_id: str) -> Job:
     """As `request_cancel`, for a pause: the job is not started again until it was resumed."""
-    return _request(tx, job_id, {"pause_requested_at": func.coalesce(jobs.c.pause_requested_at, tx.now())})
+    return _request(tx, job_id, {"pause_requested_at": func.coalesce(jobs.c.pause_requested_at, bind_moment(tx.now()))})
 
 
 def clear_pause_request(tx: WriteTx, job_id: str) -> Job:

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, RowMapping, func, or_, select, update
 from orchestrator.domain.errors import NotFoundError
 from orchestrator.domain.ids import new_key_id
 from orchestrator.domain.teams import ApiKey, Role
+from orchestrator.store.columns import bind_moment
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.accounts import api_keys
 
@@ -63,7 +64,7 @@ def revoke_key(tx: WriteTx, key_id: str, team_id: str | None) -> ApiKey:
     """Safe to repeat: the first moment stays."""
     statement = update(api_keys).where(api_keys.c.key_id == key_id, *_of_team(team_id))
     row = tx.row(
-        statement.values(revoked_at=func.coalesce(api_keys.c.revoked_at, tx.now())).returning(api_keys),
+        statement.values(revoked_at=func.coalesce(api_keys.c.revoked_at, bind_moment(tx.now()))).returning(api_keys),
     )
     if row is None:
         raise NotFoundError(f"No such API key: {key_id}")
