@@ -1,8 +1,8 @@
 """Who runs the loops: the holder of one database row, for a few seconds at a time.
 
-Invariants: this process stops believing in its lease before the database does, by its own monotonic clock. A new leader
-takes over every attempt in the transaction that made it leader, so running workers are adopted and none is started anew.
-Correctness never rests on this lease: every write about an attempt names the attempt's own token.
+Invariants: this process stops believing in its lease before the database does, by its own monotonic clock. A new
+leader takes over every attempt in the transaction that made it leader, so running workers are adopted and none is
+started anew. Correctness never rests on this lease: every write about an attempt names the attempt's own token.
 """
 
 import threading
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from orchestrator.domain.attempts import Attempt
 from orchestrator.scheduler.loop import Loop
 from orchestrator.store import attempts, leader
 from orchestrator.store.session import Store
@@ -26,9 +27,7 @@ log = structlog.get_logger(__name__)
 class Leadership:
     """Whether this process may act now. Times are monotonic seconds; the lease itself is in database time."""
 
-    def __init__(
-        self, *, owner: str, lease_seconds: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, owner: str, lease_seconds: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.owner = owner
         self.lease_seconds = lease_seconds
         self._clock = clock
@@ -119,5 +118,5 @@ def decide_bid(leading: bool) -> Sequence[Bid]:
     return (Bid(taking_over=not leading),)
 
 
-def _has_foreign(active: Sequence[attempts.Attempt], owner: str) -> bool:
+def _has_foreign(active: Sequence[Attempt], owner: str) -> bool:
     return any(attempt.lease_owner != owner for attempt in active)

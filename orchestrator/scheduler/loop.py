@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -32,9 +32,9 @@ log = structlog.get_logger(__name__)
 class Loop(Generic[Facts, Decision]):
     """`load` may read the database and the network, never both in one transaction. `decide` is pure.
 
-    `apply` carries out one decision; killed at any point, the next pass finds the work again. It returns True when more of
-    the same is already waiting. `subject` names what a decision is about. With `parallel` > 0 decisions are applied in
-    that many threads, never two about one subject at once. `wakes` names the loops that have work after this one.
+    `apply` carries out one decision; killed at any point, the next pass finds the work again. It returns True when more
+    of the same is already waiting. `subject` names what a decision is about. With `parallel` > 0 decisions are applied
+    in that many threads, never two about one subject at once. `wakes` names the loops that have work after this one.
     """
 
     name: str
@@ -77,10 +77,11 @@ class _BackOff:
             del self._until[key]
 
 
-class Runner:
+class Runner(Generic[Facts, Decision]):
     """Runs one loop, in a thread by `run` or one pass at a time by `run_once`.
 
-    `on_phase(loop, phase)` is called after each phase with "loaded", "decided", "applied" and "passed": tests wait on it.
+    `on_phase(loop, phase)` is called after each phase with
+    "loaded", "decided", "applied" and "passed"; tests wait on it.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class Runner:
         self._health.note_error(self.name, error)
 
 
-def connect(runners: Sequence[Runner]) -> Callable[[Sequence[str]], None]:
+def connect(runners: Sequence[Runner[Any, Any]]) -> Callable[[Sequence[str]], None]:
     """Let each runner wake the others by name; returns the function that does it ('*' is all)."""
     by_name = {runner.name: runner for runner in runners}
 
