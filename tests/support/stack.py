@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -109,16 +110,24 @@ def training_processes(attempt_id: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """One stack for a test module. At the end nothing of it may be left running."""
-    folder = tmp_path_factory.mktemp("stack")
+@contextmanager
+def run_stack(folder: Path, *, lease_seconds: int = 20) -> Iterator[RunningStack]:
+    """A stack on the folder. At the end nothing of it may be left running."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNEPOOL_LEADER_LEASE_SECONDS", "3")
-        patch.setenv("TUNEPOOL_ATTEMPT_LEASE_SECONDS", "20")
+        patch.setenv("TUNEPOOL_ATTEMPT_LEASE_SECONDS", str(lease_seconds))
         status = control.start_detached(Options(data_dir=folder, cpu_memory_gib=POOL_GIB), lambda _status: None)
     key = json.loads((folder / "client.json").read_text())["api_key"]
     running = RunningStack(folder=folder, url=status.url, api_key=key)
-    yield running
-    control.stop(open_folder(folder))
+    try:
+        yield running
+    finally:
+        control.stop(open_folder(folder))
     assert running.leftovers() == []
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """One stack for a test module."""
+    with run_stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
