@@ -40,6 +40,7 @@ class File(Result):
     created_at: int
     purpose: str
     status: str
+    expires_at: int | None = None
     status_details: str | None = None
 
 
@@ -131,7 +132,7 @@ class MetricPoint(Result):
 
 
 class CostEntry(Result):
-    attempt: int
+    attempt_id: str
     device_type: str
     started_at: int
     ended_at: int
@@ -193,6 +194,7 @@ class RemoteFile(StoredFile):
 class Adapter(Result):
     id: str
     name: str
+    """The fine-tuned model's name."""
     job_id: str
     base_model: str
     created_at: int

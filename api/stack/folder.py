@@ -155,21 +155,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def short_path(folder: Path, *, longest: int) -> Path:
-    """A path of at most so many bytes that leads to the folder: its own, or a link to it in a private folder.
+def private_folder(*, longest: int = 60) -> Path:
+    """A folder for links and claims, with a short path, that only this user can write; it is made when missing.
 
-    Raises StackError when somebody else prepared the private folder.
+    Raises StackError when somebody else prepared it.
     """
+    folder = Path(tempfile.gettempdir()) / f"tunepool-{os.getuid()}"
+    if len(os.fsencode(folder)) > longest:
+        folder = Path("/tmp") / folder.name  # noqa: S108 (owner and mode are checked below)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise StackError(f"{folder} is not a private folder of this user; remove it")
+    return folder
+
+
+def short_path(folder: Path, *, longest: int) -> Path:
+    """A path of at most so many bytes that leads to the folder: its own, or a link to it in the private folder."""
     if len(os.fsencode(folder)) <= longest:
         return folder
-    private = Path(tempfile.gettempdir()) / f"tunepool-{os.getuid()}"
-    if len(os.fsencode(private)) > longest - 9:
-        private = Path("/tmp") / private.name  # noqa: S108 (owner and mode are checked below)
-    private.mkdir(mode=0o700, exist_ok=True)
-    found = private.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise StackError(f"{private} is not a private folder of this user; remove it")
-    link = private / hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+    link = private_folder(longest=longest - 9) / hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
     if not link.is_symlink() or link.readlink() != folder:
         link.unlink(missing_ok=True)
         link.symlink_to(folder)

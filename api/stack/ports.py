@@ -1,11 +1,14 @@
 """Ports of the embedded stack, all on loopback: those that people meet are fixed, and moved only when taken."""
 
+import fcntl
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TextIO
 
 from api.stack.errors import StackError
+from api.stack.folder import private_folder
 
 HOST = "127.0.0.1"
 API_PORT = 8080
@@ -23,12 +26,37 @@ class Ports:
     """Further ports of the object store: its inner services."""
 
 
-def choose_ports(*, api_port: int | None, weed_count: int) -> Ports:
+class Claims:
+    """Ports that one stack has picked and may not have opened yet; other stacks of this user leave them alone.
+
+    Each is a locked file, so the kernel drops a claim with the process.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[TextIO] = []
+
+    def take(self, port: int) -> bool:
+        """Claim a port; False when it is in use or claimed by another stack."""
+        handle = (private_folder() / f"port-{port}").open("a", encoding="utf-8")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            return False
+        self._held.append(handle)
+        return is_free(port)
+
+    def release(self) -> None:
+        for handle in self._held:
+            handle.close()
+
+
+def choose_ports(claims: Claims, *, api_port: int | None, weed_count: int) -> Ports:
     """Pick ports that are free now. Raises StackError when the asked one is not."""
-    if api_port is not None and not is_free(api_port):
+    if api_port is not None and not claims.take(api_port):
         raise StackError(f"port {api_port} is taken; give another one with --port, or leave it out")
-    api = api_port if api_port is not None else _prefer(API_PORT)
-    s3, ray = _prefer(S3_PORT), _prefer(RAY_PORT)
+    api = api_port if api_port is not None else _prefer(API_PORT, claims)
+    s3, ray = _prefer(S3_PORT, claims), _prefer(RAY_PORT, claims)
     return Ports(api=api, s3=s3, ray=ray, weed=free_ports(weed_count, besides=(api, s3, ray)))
 
 
@@ -43,8 +71,8 @@ def is_free(port: int) -> bool:
     return True
 
 
-def _prefer(port: int) -> int:
-    return port if is_free(port) else free_ports(1)[0]
+def _prefer(port: int, claims: Claims) -> int:
+    return port if claims.take(port) else free_ports(1)[0]
 
 
 def free_ports(count: int, *, besides: Iterable[int] = ()) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from api.stack import processes
 from api.stack.errors import StackError
 from api.stack.folder import DataFolder, Lock, load_secrets, open_folder, read_json, write_private
 from api.stack.parts import BOOTSTRAP, Layout, base_environment, build_parts
-from api.stack.ports import choose_ports
+from api.stack.ports import Claims, choose_ports
 from api.stack.rayhead import read_device_arguments
 from api.stack.state import PartStatus, Phase, StackStatus, write_status
 from api.stack.supervisor import PartState, Supervisor
@@ -56,16 +56,18 @@ class Stack:
         find_weed()
         folder = open_folder(self._options.data_dir)
         lock = Lock(folder)
+        claims = Claims()
         try:
-            self._run_locked(folder)
+            self._run_locked(folder, claims)
         finally:
+            claims.release()
             lock.release()
 
-    def _run_locked(self, folder: DataFolder) -> None:
+    def _run_locked(self, folder: DataFolder, claims: Claims) -> None:
         secrets = load_secrets(folder)
         mark = processes.mark_of(secrets.stack_id, folder.root)
         processes.kill_leftovers(mark)
-        ports = choose_ports(api_port=self._options.api_port, weed_count=PORT_COUNT)
+        ports = choose_ports(claims, api_port=self._options.api_port, weed_count=PORT_COUNT)
         devices = read_device_arguments(base_environment(folder), cpu_memory_gib=self._options.cpu_memory_gib)
         self._layout = Layout(folder=folder, secrets=secrets, ports=ports, device_arguments=devices)
         supervisor = Supervisor(

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from api.stack.folder import (
     write_private,
 )
 from api.stack.parts import API, BOOTSTRAP, OBJECTS, RAY, SCHEDULER, Layout, build_parts
-from api.stack.ports import Ports, choose_ports, free_ports, is_free
+from api.stack.ports import Claims, Ports, choose_ports, free_ports, is_free
 from api.stack.state import PartStatus, StackStatus, find_last_status, find_status, write_status
 from api.stack.supervisor import choose_delay_seconds
 
@@ -30,6 +31,13 @@ from api.stack.supervisor import choose_delay_seconds
 @pytest.fixture
 def folder(tmp_path: Path) -> DataFolder:
     return open_folder(tmp_path / "data")
+
+
+@pytest.fixture
+def claims() -> Iterator[Claims]:
+    made = Claims()
+    yield made
+    made.release()
 
 
 def _mode(path: Path) -> int:
@@ -119,23 +127,33 @@ def test_free_ports_are_all_different() -> None:
     assert all(is_free(port) for port in ports)
 
 
-def test_a_taken_port_that_was_asked_for_is_refused() -> None:
+def test_a_taken_port_that_was_asked_for_is_refused(claims: Claims) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         taken = server.getsockname()[1]
         with pytest.raises(StackError, match=f"port {taken} is taken"):
-            choose_ports(api_port=taken, weed_count=7)
+            choose_ports(claims, api_port=taken, weed_count=7)
 
 
-def test_a_taken_default_port_gives_way_to_a_free_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_taken_default_port_gives_way_to_a_free_one(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         monkeypatch.setattr("api.stack.ports.API_PORT", server.getsockname()[1])
-        ports = choose_ports(api_port=None, weed_count=7)
+        ports = choose_ports(claims, api_port=None, weed_count=7)
         assert ports.api != server.getsockname()[1]
     assert len({ports.api, ports.s3, ports.ray, *ports.weed}) == 10
+
+
+def test_a_port_that_another_stack_claimed_is_left_alone(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setattr("api.stack.ports.S3_PORT", port)
+    other = Claims()
+    assert choose_ports(other, api_port=None, weed_count=1).s3 == port
+    assert choose_ports(claims, api_port=None, weed_count=1).s3 != port
+    other.release()
+    assert claims.take(port)
 
 
 def test_delays_double_up_to_a_limit() -> None:

@@ -1,0 +1,52 @@
+"""Which pool a command talks to: the one named in the environment, or else the stack that runs in the data folder."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli.exits import CommandError, ExitCode
+from api.client.tunepool import Tunepool
+from api.stack.folder import DataFolder, is_locked, read_json
+
+DEFAULT_DATA_DIR = Path(".tunepool")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="The data folder of the embedded stack.", envvar="TUNEPOOL_DATA_DIR"),
+]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or 'last' for the newest.")]
+
+
+def data_folder(asked: Path | None) -> DataFolder:
+    return DataFolder((asked or DEFAULT_DATA_DIR).absolute())
+
+
+def connect() -> Tunepool:
+    """A client for the pool. Raises CommandError when neither the environment nor a running stack names one."""
+    url, api_key = os.environ.get("TUNEPOOL_URL"), os.environ.get("TUNEPOOL_API_KEY")
+    folder = data_folder(Path(os.environ["TUNEPOOL_DATA_DIR"]) if "TUNEPOOL_DATA_DIR" in os.environ else None)
+    local = read_json(folder.client_file)
+    if not url and not is_locked(folder):
+        raise CommandError(
+            f"no pool: TUNEPOOL_URL is not set, and no stack runs on {folder.root}",
+            ExitCode.UNAVAILABLE,
+            hint="start one with `tunepool up`, or set TUNEPOOL_URL and TUNEPOOL_API_KEY",
+        )
+    url = url or local.get("url")
+    api_key = api_key or (local.get("api_key") if url == local.get("url") else None)
+    if not api_key:
+        raise CommandError(f"no API key for {url}", ExitCode.UNAUTHORIZED, hint="set TUNEPOOL_API_KEY")
+    return Tunepool(url, api_key)
+
+
+def find_job_id(client: Tunepool, asked: str) -> str:
+    """The id itself; 'last' is the newest job."""
+    if asked != "last":
+        return asked
+    page = client.jobs.list(limit=1)
+    if not page.data:
+        raise CommandError("there are no jobs yet", ExitCode.NOT_FOUND)
+    return page.data[0].id

@@ -1,0 +1,206 @@
+"""Following a job: a live bar with loss, speed and time left at a terminal, plain lines anywhere else.
+
+The job is looked at once a second; a control plane that restarts meanwhile is waited for.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from api.cli.output import say_clock, say_seconds
+from api.client.errors import ConnectionFailedError, ServerError
+from api.client.results import Event, Job, MetricPoint
+from api.client.tunepool import Tunepool
+
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 300.0
+PLAIN_LINE_SECONDS = 10.0
+
+
+@dataclass
+class Outlook:
+    """What the metrics of a job say by now. Speeds are of the newest attempt."""
+
+    train_loss: float | None = None
+    eval_loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_per_step: float | None = None
+    _attempt: int = 0
+    _first: tuple[int, float] | None = None
+    steps_seen: dict[int, float] = field(default_factory=dict)
+
+    def add(self, point: MetricPoint) -> None:
+        if point.attempt != self._attempt:
+            self._attempt, self._first = point.attempt, None
+        values = point.values
+        self.eval_loss = values.get("eval_loss", self.eval_loss)
+        self.tokens_per_second = values.get("tokens_per_second", self.tokens_per_second)
+        if "train_loss" not in values:
+            return
+        self.train_loss = values["train_loss"]
+        self.steps_seen[point.step] = self.train_loss
+        if self._first is None:
+            self._first = (point.step, point.at)
+        elif point.step > self._first[0]:
+            self.seconds_per_step = (point.at - self._first[1]) / (point.step - self._first[0])
+
+    def seconds_left(self, job: Job) -> float | None:
+        """Until the last step, at the speed so far."""
+        progress = job.progress
+        if self.seconds_per_step is None or progress is None or progress.total_steps is None:
+            return None
+        return self.seconds_per_step * max(0, progress.total_steps - progress.step)
+
+
+class View(Protocol):
+    def event(self, event: Event) -> None: ...
+
+    def update(self, job: Job, outlook: Outlook) -> None: ...
+
+    def trouble(self, error: Exception) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SilentView:
+    """For programs, which read the result only."""
+
+    def event(self, event: Event) -> None: ...
+
+    def update(self, job: Job, outlook: Outlook) -> None: ...
+
+    def trouble(self, error: Exception) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LineView:
+    """One line for each event, and one for the progress when it changed, at most every ten seconds."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._last: tuple[object, ...] = ()
+        self._last_at = float("-inf")
+
+    def event(self, event: Event) -> None:
+        self._console.print(f"{say_clock(event.created_at)}  {event.level:5}  {event.message}", markup=False)
+
+    def update(self, job: Job, outlook: Outlook) -> None:
+        step = job.progress.step if job.progress else 0
+        total = job.progress.total_steps if job.progress else None
+        now = self._clock()
+        state = (job.status, job.phase, step)
+        ended = total is not None and step == total
+        if state == self._last or not step or (now - self._last_at < PLAIN_LINE_SECONDS and not ended):
+            return
+        self._last, self._last_at = state, now
+        self._console.print(f"{say_clock(time.time())}  {describe(job, outlook)}", markup=False)
+
+    def trouble(self, error: Exception) -> None:
+        self._console.print(f"{say_clock(time.time())}  waiting for the pool: {error}", markup=False)
+
+    def close(self) -> None: ...
+
+
+class BarView:
+    """Events above, and one line at the bottom that is redrawn."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[cyan]{task.fields[state]}"),
+            BarColumn(bar_width=28),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("job", total=None, state="", figures="")
+        self._progress.start()
+
+    def event(self, event: Event) -> None:
+        style = {"warn": "yellow", "error": "red"}.get(event.level, "")
+        line = f"[dim]{say_clock(event.created_at)}[/dim]  "
+        self._progress.console.print(line, end="")
+        self._progress.console.print(event.message, style=style, markup=False)
+
+    def update(self, job: Job, outlook: Outlook) -> None:
+        progress = job.progress
+        self._progress.update(
+            self._task,
+            total=progress.total_steps if progress else None,
+            completed=progress.step if progress else 0,
+            state=state_of(job),
+            figures="  ".join(figures_of(job, outlook)),
+        )
+
+    def trouble(self, error: Exception) -> None:
+        self._progress.update(self._task, state="waiting for the pool", figures=str(error))
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def make_view(console: Console) -> View:
+    return BarView(console) if console.is_terminal else LineView(console)
+
+
+def state_of(job: Job) -> str:
+    """The finer stage while the job runs, its status otherwise."""
+    return job.phase.replace("_", " ") if job.status == "running" and job.phase else job.status
+
+
+def figures_of(job: Job, outlook: Outlook) -> list[str]:
+    found = []
+    if job.progress and job.progress.total_steps:
+        found.append(f"step {job.progress.step}/{job.progress.total_steps}")
+    if outlook.train_loss is not None:
+        found.append(f"loss {outlook.train_loss:.3f}")
+    if outlook.eval_loss is not None:
+        found.append(f"eval {outlook.eval_loss:.3f}")
+    if outlook.tokens_per_second is not None:
+        found.append(f"{outlook.tokens_per_second:,.0f} tok/s")
+    left = outlook.seconds_left(job)
+    if left and not job.is_final:
+        found.append(f"ETA {say_seconds(left)}")
+    return found
+
+
+def describe(job: Job, outlook: Outlook) -> str:
+    """The progress in one line."""
+    return "  ".join([state_of(job), *figures_of(job, outlook)])
+
+
+def follow_job(client: Tunepool, job_id: str, view: View, *, poll_seconds: float = POLL_SECONDS) -> tuple[Job, Outlook]:
+    """Show a job until it is over; returns its end. The view is closed in any case.
+
+    Raises ConnectionFailedError or ServerError when the pool stays away for longer than the patience.
+    """
+    outlook = Outlook()
+    last_event: str | None = None
+    last_metric: str | None = None
+    last_heard = time.monotonic()
+    try:
+        while True:
+            try:
+                job = client.jobs.get(job_id)
+                for event in client.jobs.events(job_id, after=last_event):
+                    last_event = event.id
+                    view.event(event)
+                for point in client.jobs.metrics(job_id, after=last_metric):
+                    last_metric = point.id
+                    outlook.add(point)
+                view.update(job, outlook)
+                if job.is_final:
+                    return job, outlook
+                last_heard = time.monotonic()
+            except (ConnectionFailedError, ServerError) as error:
+                if time.monotonic() - last_heard > PATIENCE_SECONDS:
+                    raise
+                view.trouble(error)
+            time.sleep(poll_seconds)
+    finally:
+        view.close()

@@ -1,0 +1,313 @@
+"""Commands about jobs: submit, look, follow, stop, bill."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.connection import JobArgument, JsonOption, connect, find_job_id
+from api.cli.exits import CommandError, ExitCode
+from api.cli.follow import SilentView, follow_job, make_view
+from api.cli.jobfile import JobFile, local_files, read_jobfile, upload_files
+from api.cli.output import (
+    make_console,
+    print_facts,
+    print_json,
+    print_table,
+    say_bytes,
+    say_clock,
+    say_moment,
+    say_seconds,
+    say_usd,
+    show,
+    status_text,
+)
+from api.client.errors import ApiError
+from api.client.results import Attempt, Cost, Estimate, Job
+from api.client.tunepool import Tunepool
+
+JobFileArgument = Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A job file; see examples/qlora.yaml.")]
+FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="How many.")]
+
+
+def submit(
+    file: JobFileArgument,
+    follow: FollowOption = False,
+    as_json: JsonOption = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Submitting again with the same key gives the same job.")
+    ] = None,
+) -> None:
+    """Submit a job file; data sets that it names by a path are uploaded first."""
+    asked = read_jobfile(file)
+    errors = make_console(stderr=True)
+    with connect() as client:
+        local_files(asked)
+        with _server_errors_in(asked):
+            fields = upload_files(asked, lambda path: _upload(client, path, errors))
+            job = client.jobs.create(idempotency_key=idempotency_key, **_as_sent(fields))
+        if not follow:
+            show(job, as_json=as_json, draw=lambda console: console.print(f"{job.id}  {job.status}"))
+            return
+        if not as_json:
+            make_console().print(job.id)
+        _follow_to_exit(client, job.id, as_json=as_json)
+
+
+def estimate(file: JobFileArgument, as_json: JsonOption = False) -> None:
+    """Predict memory, time and cost of a job file, without submitting it."""
+    asked = read_jobfile(file)
+    errors = make_console(stderr=True)
+    with connect() as client, _server_errors_in(asked):
+        fields = upload_files(asked, lambda path: _upload(client, path, errors))
+        found = client.estimates.create(**_as_sent(fields))
+        show(found, as_json=as_json, draw=lambda console: _draw_estimate(console, found))
+
+
+def jobs(
+    limit: LimitOption = 20,
+    metadata: Annotated[list[str] | None, typer.Option("--metadata", help="Keep jobs that hold KEY=VALUE.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, newest first."""
+    wanted = dict(_split_pair(pair) for pair in metadata or ())
+    with connect() as client:
+        page = client.jobs.list(limit=limit, metadata=wanted or None)
+        show(page.data, as_json=as_json, draw=lambda console: _draw_jobs(console, page.data))
+
+
+def show_job(job: JobArgument = "last", follow: FollowOption = False, as_json: JsonOption = False) -> None:
+    """Show one job: state, progress, error, cost, adapter."""
+    with connect() as client:
+        job_id = find_job_id(client, job)
+        if follow:
+            _follow_to_exit(client, job_id, as_json=as_json)
+            return
+        found = client.jobs.get(job_id)
+        attempts = client.jobs.attempts(job_id) if not as_json else ()
+        show(found, as_json=as_json, draw=lambda console: _draw_job(console, found, attempts))
+
+
+def logs(
+    job: JobArgument = "last",
+    follow: FollowOption = False,
+    attempt: Annotated[int | None, typer.Option(help="Only this attempt's lines.", min=1)] = None,
+    level: Annotated[str | None, typer.Option(help="Only lines of this level: info, warn or error.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the log of a job; with -f until the job is over."""
+    with connect() as client:
+        job_id = find_job_id(client, job)
+        with _goes_on(job_id):
+            for line in client.jobs.logs(job_id, follow=follow, attempt=attempt, level=level):
+                if as_json:
+                    sys.stdout.write(line.model_dump_json() + "\n")
+                else:
+                    sys.stdout.write(f"{say_clock(line.at)}  {line.text}\n")
+                sys.stdout.flush()
+
+
+def events(job: JobArgument = "last", follow: FollowOption = False, as_json: JsonOption = False) -> None:
+    """Print what happened to a job, oldest first."""
+    with connect() as client:
+        job_id = find_job_id(client, job)
+        with _goes_on(job_id):
+            for event in client.jobs.events(job_id, follow=follow):
+                if as_json:
+                    sys.stdout.write(event.model_dump_json() + "\n")
+                else:
+                    sys.stdout.write(f"{say_moment(event.created_at)}  {event.level:5}  {event.message}\n")
+                sys.stdout.flush()
+
+
+def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Cancel a job; a running one stops within a step."""
+    _act(job, "cancel", as_json=as_json)
+
+
+def pause(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Pause a job: it saves a checkpoint and gives its device back."""
+    _act(job, "pause", as_json=as_json)
+
+
+def resume(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Let a paused job go on from its checkpoint."""
+    _act(job, "resume", as_json=as_json)
+
+
+def cost(job: JobArgument = "last", as_json: JsonOption = False) -> None:
+    """Show what a job cost, interval by interval, exact to the micro-dollar."""
+    with connect() as client:
+        found = client.jobs.cost(find_job_id(client, job))
+        show(found, as_json=as_json, draw=lambda console: _draw_cost(console, found))
+
+
+def _act(job: str, verb: str, *, as_json: bool) -> None:
+    with connect() as client:
+        done: Job = getattr(client.jobs, verb)(find_job_id(client, job))
+        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  {_status_now(done, verb)}"))
+
+
+def _status_now(job: Job, verb: str) -> str:
+    waiting = verb in {"cancel", "pause"} and not job.is_final and job.status not in {"paused", "pausing"}
+    return f"{job.status}, {verb} requested" if waiting else job.status
+
+
+def _follow_to_exit(client: Tunepool, job_id: str, *, as_json: bool) -> None:
+    """Follow a job and leave with the code of its end."""
+    console = make_console()
+    with _goes_on(job_id):
+        job, _ = follow_job(client, job_id, SilentView() if as_json else make_view(console))
+    if as_json:
+        print_json(job)
+    else:
+        _draw_job(console, job, client.jobs.attempts(job_id))
+    if job.status != "succeeded":
+        raise typer.Exit(ExitCode.JOB_FAILED)
+
+
+@contextmanager
+def _goes_on(job_id: str) -> Iterator[None]:
+    """Ctrl-C ends the looking, not the job; say so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"\nthe job goes on. Follow it again: tunepool show {job_id} --follow\n"
+            f"                 Cancel it:       tunepool cancel {job_id}\n"
+        )
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+@contextmanager
+def _server_errors_in(asked: JobFile) -> Iterator[None]:
+    """Tell a refusal of the server with the line of the field that it is about."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status != 400 or not error.param:
+            raise
+        raise asked.error_of_param(error.param, error.message) from error
+
+
+def _upload(client: Tunepool, path: Path, console: Console) -> str:
+    file = client.files.create(path)
+    console.print(f"uploaded {path.name} ({say_bytes(file.bytes)}) as {file.id}", style="dim")
+    return file.id
+
+
+def _as_sent(fields: dict[str, Any]) -> Any:
+    """Money travels as text, so that no float touches it."""
+    limit = fields.get("max_cost_usd")
+    return {**fields, "max_cost_usd": str(limit)} if limit is not None else fields
+
+
+def _split_pair(pair: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name:
+        raise CommandError(f"--metadata {pair}: write KEY=VALUE")
+    return name, value
+
+
+def _draw_jobs(console: Console, found: tuple[Job, ...]) -> None:
+    rows = [
+        (
+            job.id,
+            status_text(job.status),
+            f"{job.progress.percent:.0f} %" if job.progress and job.progress.percent is not None else "",
+            job.model,
+            say_moment(job.created_at),
+            say_usd(job.cost.billed_usd_micros) if job.cost else "",
+        )
+        for job in found
+    ]
+    print_table(console, ("JOB", "STATUS", "DONE ", "MODEL", "CREATED", "BILLED "), rows, none="no jobs yet")
+
+
+def _draw_job(console: Console, job: Job, attempts: tuple[Attempt, ...]) -> None:
+    progress, cost_now = job.progress, job.cost
+    ran = attempts[-1] if attempts else None
+    steps = f"{progress.step} of {progress.total_steps} steps" if progress and progress.total_steps else None
+    took = (job.finished_at - job.started_at) if job.finished_at and job.started_at else None
+    error = Text(f"{job.error.message} ({job.error.code})", style="red") if job.error else None
+    hint = ran.failure.hint if ran and ran.failure and job.status == "failed" else None
+    print_facts(
+        console,
+        [
+            ("job", job.id),
+            ("status", status_text(f"{job.status}" + (f" ({job.phase})" if job.phase and not job.is_final else ""))),
+            ("model", job.model),
+            ("progress", steps),
+            ("error", error),
+            ("hint", hint),
+            ("warnings", "; ".join(job.warnings)),
+            ("team", job.team),
+            ("created", say_moment(job.created_at)),
+            ("ran for", say_seconds(took)),
+            ("attempts", str(len(attempts)) if len(attempts) > 1 else None),
+            ("device", ran.device_id if ran else None),
+            ("memory", _say_memory(ran) if ran else None),
+            ("billed", say_usd(cost_now.billed_usd_micros) if cost_now else None),
+            ("lost", f"{say_usd(cost_now.lost_usd_micros)}, charged to nobody" if _lost(job) and cost_now else None),
+            ("adapter", job.adapter_id),
+            ("name", job.fine_tuned_model),
+        ],
+    )
+
+
+def _lost(job: Job) -> bool:
+    return bool(job.cost and job.cost.lost_usd_micros)
+
+
+def _say_memory(attempt: Attempt) -> str:
+    peak = f", peak {say_bytes(attempt.peak_device_bytes)}" if attempt.peak_device_bytes else ""
+    return f"{say_bytes(attempt.reserved_bytes)} reserved{peak}"
+
+
+def _draw_cost(console: Console, found: Cost) -> None:
+    rows = [
+        (
+            say_moment(entry.started_at),
+            say_seconds(entry.seconds),
+            entry.device_type,
+            f"{say_usd(entry.price_usd_micros_per_hour)}/h",
+            say_usd(entry.amount_usd_micros),
+            "billed" if entry.billed else "lost, charged to nobody",
+        )
+        for entry in found.entries
+    ]
+    print_table(console, ("FROM", "FOR ", "DEVICE", "PRICE ", "AMOUNT ", ""), rows, none="nothing was billed yet")
+    end = "" if found.final else " so far"
+    console.print(f"billed{end}: {say_usd(found.billed_usd_micros)}", style="bold")
+
+
+def _draw_estimate(console: Console, found: Estimate) -> None:
+    """Whatever the server tells, in its order: nested parts are indented."""
+
+    def facts(value: dict[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
+        for name, item in value.items():
+            if isinstance(item, dict):
+                yield f"{indent}{name}", " "
+                yield from facts(item, indent + "  ")
+            elif isinstance(item, list):
+                yield f"{indent}{name}", ", ".join(str(part) for part in item)
+            elif item is not None:
+                yield f"{indent}{name}", _say_figure(name, item)
+
+    print_facts(console, facts(found.model_dump(mode="json")))
+
+
+def _say_figure(name: str, value: Any) -> str:
+    if name.endswith("_bytes") and isinstance(value, int):
+        return say_bytes(value)
+    if name.endswith("seconds") and isinstance(value, int | float):
+        return say_seconds(value)
+    if name.endswith("usd_micros") and isinstance(value, int):
+        return say_usd(value)
+    return str(value)

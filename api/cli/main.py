@@ -1,0 +1,70 @@
+"""The command `tunepool`: everything that the API can do, at a terminal and in scripts.
+
+Exit codes: 0 done, 1 the followed job failed or was cancelled, 2 wrong use or input, 3 not found, 4 not allowed,
+5 not reachable or not able now, 6 the state does not allow it, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Callable
+
+import stamina.instrumentation
+import typer
+
+from api.cli import adapters, files, jobs, pool, stack, teams
+from api.cli.exits import CommandError, code_of, tell
+from api.client.errors import ClientError
+from api.stack.errors import StackError
+
+app = typer.Typer(
+    name="tunepool",
+    help="Fine-tune open models on a pool of your own devices.",
+    epilog="Talks to TUNEPOOL_URL with TUNEPOOL_API_KEY, or else to the stack that runs in ./.tunepool.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+STACK, JOBS, RESULTS, POOL = "The embedded stack", "Jobs", "Data and results", "The pool"
+
+COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
+    (STACK, "up", stack.up),
+    (STACK, "down", stack.down),
+    (STACK, "status", stack.status),
+    (JOBS, "submit", jobs.submit),
+    (JOBS, "estimate", jobs.estimate),
+    (JOBS, "jobs", jobs.jobs),
+    (JOBS, "show", jobs.show_job),
+    (JOBS, "logs", jobs.logs),
+    (JOBS, "events", jobs.events),
+    (JOBS, "cost", jobs.cost),
+    (JOBS, "cancel", jobs.cancel),
+    (JOBS, "pause", jobs.pause),
+    (JOBS, "resume", jobs.resume),
+    (RESULTS, "adapters", adapters.adapters),
+    (RESULTS, "pull", adapters.pull),
+    (POOL, "pool", pool.pool),
+)
+GROUPS = (
+    (RESULTS, "files", files.app),
+    (POOL, "models", pool.models_app),
+    (POOL, "prices", pool.prices_app),
+    (POOL, "keys", teams.keys_app),
+    (POOL, "teams", teams.teams_app),
+)
+for panel, name, command in COMMANDS:
+    app.command(name, rich_help_panel=panel)(command)
+for panel, name, group in GROUPS:
+    app.add_typer(group, name=name, rich_help_panel=panel)
+
+
+def main() -> None:
+    """Run the command line; errors become one line on standard error and an exit code."""
+    stamina.instrumentation.set_on_retry_hooks([])  # retries are the client's own business, not output
+    try:
+        app()
+    except (CommandError, ClientError, StackError) as error:
+        code = code_of(error)
+        tell(error)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""How results look: tables for people, JSON for programs, and every figure with its unit.
+
+At a terminal tables are drawn and coloured; into a pipe they are plain columns that are never cut.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from api.client.results import Result
+
+PIPE_COLUMNS = 500
+STATUS_STYLES = {
+    "succeeded": "green",
+    "processed": "green",
+    "ready": "green",
+    "running": "cyan",
+    "failed": "red",
+    "error": "red",
+    "cancelled": "yellow",
+    "paused": "yellow",
+    "restarting": "yellow",
+}
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that wraps at the terminal's edge, and nowhere when there is no terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else PIPE_COLUMNS, highlight=False, soft_wrap=False)
+
+
+def show(value: Result | Sequence[Result], *, as_json: bool, draw: Callable[[Console], None]) -> None:
+    """Print a result, or a list of them, as JSON or as its drawing."""
+    if as_json:
+        print_json([item.model_dump(mode="json") for item in value] if isinstance(value, Sequence) else value)
+    else:
+        draw(make_console())
+
+
+def print_json(value: Any) -> None:
+    plain = value.model_dump(mode="json") if isinstance(value, Result) else value
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, none: str) -> None:
+    """`none` is said when there are no rows. A column whose name ends in a blank is aligned to the right."""
+    listed = list(rows)
+    if not listed:
+        console.print(none, style="dim")
+        return
+    style = box.SIMPLE_HEAD if console.is_terminal else None
+    table = Table(box=style, header_style="bold", padding=(0, 1), pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(name.strip(), justify="right" if name.endswith(" ") else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_facts(console: Console, facts: Iterable[tuple[str, str | Text | None]]) -> None:
+    """Name and value, one a line; a value that is not there is left out."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value is not None and str(value):
+            table.add_row(name, value)
+    console.print(table)
+
+
+def status_text(status: str) -> Text:
+    return Text(status, style=STATUS_STYLES.get(status, ""))
+
+
+def say_bytes(size_bytes: int | None) -> str:
+    """1536 is '1.5 KiB'."""
+    if size_bytes is None:
+        return ""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def say_seconds(seconds: float | None) -> str:
+    """3725 is '1h 02m 05s'."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m {rest:02d}s" if hours else f"{minutes}m {rest:02d}s"
+
+
+def say_moment(unix_seconds: float | None) -> str:
+    """The local time, to the second."""
+    if unix_seconds is None:
+        return ""
+    return datetime.fromtimestamp(unix_seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def say_clock(unix_seconds: float) -> str:
+    return datetime.fromtimestamp(unix_seconds).astimezone().strftime("%H:%M:%S")
+
+
+def say_usd(usd_micros: int | None) -> str:
+    """Exact to the micro-dollar: 1234567 is '$1.234567'."""
+    if usd_micros is None:
+        return ""
+    sign = "-" if usd_micros < 0 else ""
+    dollars, micros = divmod(abs(usd_micros), 1_000_000)
+    return f"{sign}${dollars}.{micros:06d}"

@@ -1,0 +1,118 @@
+"""Commands about what jobs run on and from: devices, prices, base models."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.connection import JsonOption, connect
+from api.cli.exits import CommandError
+from api.cli.output import print_table, say_bytes, say_moment, say_usd, show
+from api.client.results import Device, Pool
+
+models_app = typer.Typer(help="Base models of the pool: list, add, remove.")
+prices_app = typer.Typer(help="The price book: list, set.")
+
+
+def pool(as_json: JsonOption = False) -> None:
+    """Show the devices, what runs on each, and how much of it is free."""
+    with connect() as client:
+        found = client.pool.get()
+        show(found, as_json=as_json, draw=lambda console: _draw_pool(console, found))
+
+
+@models_app.callback(invoke_without_command=True)
+def models_default(context: typer.Context, as_json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        list_models(as_json=as_json)
+
+
+@models_app.command("list")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the base models that jobs may name."""
+    with connect() as client:
+        found = client.base_models.list()
+        rows = [
+            (m.id, m.source, m.location, say_bytes(m.size_bytes), f"{m.facts.get('total_parameters', 0) / 1e6:,.0f} M")
+            for m in found
+        ]
+        columns = ("MODEL", "SOURCE", "LOCATION", "SIZE ", "PARAMETERS ")
+        show(found, as_json=as_json, draw=lambda console: print_table(console, columns, rows, none="no models yet"))
+
+
+@models_app.command("add")
+def add_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name that jobs will use.")],
+    location: Annotated[str, typer.Argument(metavar="PATH|s3://…|HUB-ID", help="Where the model is.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Register a base model: a folder on the nodes, an s3:// prefix, or a hub id."""
+    is_path = location.startswith((".", "/", "~")) or Path(location).is_dir()
+    where = str(Path(location).expanduser().absolute()) if is_path and "://" not in location else location
+    with connect() as client:
+        made = client.base_models.create(name=name, location=where)
+        show(made, as_json=as_json, draw=lambda console: console.print(f"{made.id}  {say_bytes(made.size_bytes)}"))
+
+
+@models_app.command("remove")
+def remove_model(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: JsonOption = False) -> None:
+    """Take a base model out of the registry; its files stay."""
+    with connect() as client:
+        done = client.base_models.delete(name)
+        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  removed"))
+
+
+@prices_app.callback(invoke_without_command=True)
+def prices_default(context: typer.Context, as_json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        list_prices(as_json=as_json)
+
+
+@prices_app.command("list")
+def list_prices(as_json: JsonOption = False) -> None:
+    """List what each device type costs."""
+    with connect() as client:
+        found = client.prices.list()
+        rows = [
+            (p.device_type, f"{say_usd(p.usd_micros_per_hour)}/h", str(p.version), say_moment(p.created_at))
+            for p in found
+        ]
+        columns = ("DEVICE TYPE", "PRICE ", "VERSION ", "SINCE")
+        show(found, as_json=as_json, draw=lambda console: print_table(console, columns, rows, none="no prices yet"))
+
+
+@prices_app.command("set")
+def set_price(
+    device_type: Annotated[str, typer.Argument(metavar="DEVICE-TYPE", help="As `tunepool pool` shows it.")],
+    usd_per_hour: Annotated[str, typer.Argument(metavar="DOLLARS", help="For the whole device and one hour.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Set a price; it holds for attempts that start from now on."""
+    if not re.fullmatch(r"\d+(\.\d{1,6})?", usd_per_hour):
+        raise CommandError(f"{usd_per_hour!r} is not a price: write dollars such as 0.35, at most six decimal places")
+    with connect() as client:
+        made = client.prices.create(device_type=device_type, usd_per_hour=usd_per_hour)
+        text = f"{made.device_type}  {say_usd(made.usd_micros_per_hour)}/h"
+        show(made, as_json=as_json, draw=lambda console: console.print(text))
+
+
+def _draw_pool(console: Console, found: Pool) -> None:
+    columns = ("DEVICE", "TYPE", "MEMORY ", "RESERVED ", "FREE ", "RUNS")
+    print_table(console, columns, [_device_row(device) for device in found.devices], none="no devices are known yet")
+
+
+def _device_row(device: Device) -> tuple[str | Text, ...]:
+    runs = ", ".join(
+        (use.job_id or "another team's job") + (" (ending)" if use.draining else "") for use in device.uses
+    )
+    return (
+        device.id,
+        device.device_type,
+        say_bytes(device.usable_bytes),
+        say_bytes(device.reserved_bytes),
+        say_bytes(device.free_bytes),
+        runs if device.online else Text("offline", style="red"),
+    )
