@@ -111,6 +111,14 @@ def get_attempt(tx: ReadTx, attempt_id: str, team_id: str | None = None) -> Atte
     return _attempt(row)
 
 
+def lock_attempt(tx: WriteTx, attempt_id: str, token: str) -> Attempt:
+    """As `get_attempt`; no one else changes it until the transaction ends. Raises LeaseLostError for a stale token."""
+    row = tx.row(select(attempts).where(*_held(attempt_id, token)).with_for_update())
+    if row is None:
+        raise LeaseLostError(f"Attempt {attempt_id} is not held under this lease.")
+    return _attempt(row)
+
+
 def list_attempts(tx: ReadTx, job_id: str) -> list[Attempt]:
     """In the order of their numbers."""
     query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number)
