@@ -1,0 +1,60 @@
+"""What jobs cost: the ledger, and what the attempt that still runs has added since."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.domain.attempts import Attempt, LedgerEntry
+from orchestrator.domain.jobs import Job
+from orchestrator.domain.states import FINAL_ATTEMPT_STATES, FINAL_JOB_STATES
+from orchestrator.domain.teams import Caller
+from orchestrator.store import attempts, jobs, ledger
+from orchestrator.store.session import ReadTx, Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """`billed` is the team's, `lost` nobody's; `running` is the interval so far of an attempt that has not ended, and
+    is part of `billed_usd_micros`. `final` when nothing can be added any more."""
+
+    billed_usd_micros: int
+    lost_usd_micros: int
+    running_usd_micros: int
+    final: bool
+    entries: tuple[LedgerEntry, ...]
+
+
+def running_usd_micros(found: Attempt, now: datetime) -> int:
+    """What an attempt has cost so far that is in no ledger entry yet: from its launch to the last proof of life.
+
+    After the last contact nothing is added, because time without proof of life is not billed.
+    """
+    if found.started_at is None or found.state in FINAL_ATTEMPT_STATES:
+        return 0
+    until = min(now, found.last_contact_at or found.started_at)
+    return found.rate.amount_usd_micros(until - found.started_at)
+
+
+def read_bill(tx: ReadTx, job: Job) -> Bill:
+    entries = tuple(ledger.list_entries(tx, job_id=job.job_id))
+    running = sum(running_usd_micros(attempt, tx.now()) for attempt in attempts.list_attempts(tx, job.job_id))
+    return Bill(
+        billed_usd_micros=sum(entry.amount_usd_micros for entry in entries if entry.billed) + running,
+        lost_usd_micros=sum(entry.amount_usd_micros for entry in entries if not entry.billed),
+        running_usd_micros=running,
+        final=job.state in FINAL_JOB_STATES,
+        entries=entries,
+    )
+
+
+@dataclass(frozen=True)
+class Costs:
+    store: Store
+
+    def of_job(self, caller: Caller, job_id: str) -> Bill:
+        with self.store.read() as tx:
+            return read_bill(tx, jobs.get_job(tx, job_id, caller.visible_team_id))
+
+    def of_team(self, caller: Caller) -> tuple[int, int]:
+        """(billed, lost) of all jobs of the caller's team, or of the pool for an admin, in micro-dollars."""
+        with self.store.read() as tx:
+            return ledger.sum_for_team(tx, caller.visible_team_id)

@@ -1,0 +1,83 @@
+"""The pool: devices, what holds them, and the price book."""
+
+from dataclasses import dataclass
+
+from orchestrator.domain.errors import InvalidRequestError
+from orchestrator.domain.placement import DeviceRoom
+from orchestrator.domain.pool import Device, DeviceUse, Price
+from orchestrator.domain.teams import Caller
+from orchestrator.services.teams import require_admin
+from orchestrator.store import devices, prices
+from orchestrator.store.session import ReadTx, Store
+
+DEFAULT_USD_MICROS_PER_HOUR = {"cpu": 100_000}
+"""What a device costs before an admin sets a price. Ten cents for a whole CPU machine is what clouds ask for two to
+four virtual cores with 16 to 32 GiB."""
+OTHER_USD_MICROS_PER_HOUR = 1_000_000
+"""One dollar for a GPU: high enough that a forgotten price is noticed, and budgets stop jobs rather early than late."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceView:
+    """A device and what holds it now, attempts that ended but are not proved gone too."""
+
+    device: Device
+    uses: tuple[DeviceUse, ...]
+
+    @property
+    def reserved_bytes(self) -> int:
+        return sum(use.reserved_bytes for use in self.uses)
+
+    @property
+    def room(self) -> DeviceRoom:
+        """The device as placement sees it."""
+        return DeviceRoom(
+            device_id=self.device.device_id,
+            device_type=self.device.device_type,
+            kind=self.device.kind,
+            total_bytes=self.device.usable_bytes,
+            free_bytes=max(0, self.device.usable_bytes - self.reserved_bytes),
+            schedulable=self.device.online,
+        )
+
+
+def read_pool(tx: ReadTx) -> tuple[DeviceView, ...]:
+    """Every device with its uses, by id."""
+    by_device: dict[str, list[DeviceUse]] = {}
+    for use in devices.list_uses(tx):
+        by_device.setdefault(use.device_id, []).append(use)
+    return tuple(
+        DeviceView(device=device, uses=tuple(by_device.get(device.device_id, ())))
+        for device in devices.list_devices(tx)
+    )
+
+
+def read_price(tx: ReadTx, device_type: str) -> int:
+    """The price of the whole device that holds now, in micro-dollars per hour."""
+    price = prices.find_price(tx, device_type)
+    if price is not None:
+        return price.usd_micros_per_hour
+    return DEFAULT_USD_MICROS_PER_HOUR.get(device_type, OTHER_USD_MICROS_PER_HOUR)
+
+
+@dataclass(frozen=True)
+class Pool:
+    store: Store
+
+    def list(self, caller: Caller) -> tuple[DeviceView, ...]:
+        """Every device. Whose a use is, the API shows to the owner and to admins only."""
+        with self.store.read() as tx:
+            return read_pool(tx)
+
+    def list_prices(self, caller: Caller) -> tuple[Price, ...]:
+        """The price book, all versions, the newest of each device type first."""
+        with self.store.read() as tx:
+            return tuple(prices.list_prices(tx))
+
+    def set_price(self, caller: Caller, *, device_type: str, usd_micros_per_hour: int) -> Price:
+        """Append a version; attempts that are placed from now on are billed by it."""
+        require_admin(caller)
+        if usd_micros_per_hour < 0:
+            raise InvalidRequestError("a price cannot be negative", param="usd_per_hour")
+        with self.store.write() as tx:
+            return prices.insert_price(tx, device_type, usd_micros_per_hour)
