@@ -12,6 +12,7 @@ from fastapi.security import HTTPBearer
 
 from orchestrator.domain.errors import ForbiddenError
 from orchestrator.domain.teams import Caller, Role
+from orchestrator.services import costs, keys, pool, teams
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of a team: `Bearer <key>`.")
 """For the OpenAPI document only; `api.auth` has checked the key before a route is known."""
@@ -52,6 +53,11 @@ def _service(name: str) -> Callable[[Request], Coroutine[Any, Any, Any]]:
 
     return find
 
+
+Costs = Annotated[costs.Costs, Depends(_service("costs"))]
+Keys = Annotated[keys.Keys, Depends(_service("keys"))]
+Pool = Annotated[pool.Pool, Depends(_service("pool"))]
+Teams = Annotated[teams.Teams, Depends(_service("teams"))]
 
 After = Annotated[str | None, Query(max_length=128, description="The id of the last item of the page before.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By the moment of creation.")]

@@ -4,6 +4,7 @@ from typing import Literal
 
 from api.schemas.wire import Money, Wire, unix, usd
 from orchestrator.domain.attempts import LedgerEntry
+from orchestrator.services.costs import Bill
 
 
 class CostEntry(Wire):
@@ -42,12 +43,58 @@ class CostEntry(Wire):
 
 
 class JobCostOut(Wire):
+    """The job's bill. Its billed entries and the running interval sum to `billed_usd_micros` exactly."""
+
     object: Literal["fine_tuning.job.cost"]
     job_id: str
     currency: Money
     billed_usd_micros: int
     billed_usd: str
     lost_usd_micros: int
+    """Worth of the time that the platform lost; charged to nobody."""
     lost_usd: str
+    running_usd_micros: int
+    """The part of the bill that is not in an entry yet: the attempt that runs now, up to its last sign of life."""
     final: bool
+    """Whether nothing will be added."""
     entries: list[CostEntry]
+
+    @classmethod
+    def of(cls, job_id: str, bill: Bill) -> "JobCostOut":
+        return cls(
+            object="fine_tuning.job.cost",
+            job_id=job_id,
+            currency="usd",
+            billed_usd_micros=bill.billed_usd_micros,
+            billed_usd=usd(bill.billed_usd_micros),
+            lost_usd_micros=bill.lost_usd_micros,
+            lost_usd=usd(bill.lost_usd_micros),
+            running_usd_micros=bill.running_usd_micros,
+            final=bill.final,
+            entries=[CostEntry.of(entry) for entry in bill.entries],
+        )
+
+
+class CostsOut(Wire):
+    """What all jobs of the caller's team cost so far; for an admin, of the whole pool."""
+
+    object: Literal["costs"]
+    team: str | None
+    """Null for the whole pool."""
+    currency: Money
+    billed_usd_micros: int
+    billed_usd: str
+    lost_usd_micros: int
+    lost_usd: str
+
+    @classmethod
+    def of(cls, team: str | None, *, billed_usd_micros: int, lost_usd_micros: int) -> "CostsOut":
+        return cls(
+            object="costs",
+            team=team,
+            currency="usd",
+            billed_usd_micros=billed_usd_micros,
+            billed_usd=usd(billed_usd_micros),
+            lost_usd_micros=lost_usd_micros,
+            lost_usd=usd(lost_usd_micros),
+        )

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from api.schemas.wire import Asked, Identified, Wire, unix, usd
-from orchestrator.domain.pool import Device, DeviceUse, Price
+from orchestrator.domain.pool import DeviceUse, Price
+from orchestrator.services.pool import DeviceView
 
 
 class UseOut(Wire):
@@ -49,8 +50,8 @@ class DeviceOut(Wire):
     uses: list[UseOut]
 
     @classmethod
-    def of(cls, device: Device, uses: list[DeviceUse], visible_team_id: str | None) -> "DeviceOut":
-        reserved = sum(use.reserved_bytes for use in uses)
+    def of(cls, view: DeviceView, visible_team_id: str | None) -> "DeviceOut":
+        device = view.device
         return cls(
             id=device.device_id,
             object="device",
@@ -59,11 +60,11 @@ class DeviceOut(Wire):
             kind=device.kind,
             index=device.index,
             usable_bytes=device.usable_bytes,
-            reserved_bytes=reserved,
-            free_bytes=max(0, device.usable_bytes - reserved),
+            reserved_bytes=view.reserved_bytes,
+            free_bytes=view.room.free_bytes,
             online=device.online,
             seen_at=unix(device.seen_at),
-            uses=[UseOut.of(use, visible_team_id) for use in uses],
+            uses=[UseOut.of(use, visible_team_id) for use in view.uses],
         )
 
 

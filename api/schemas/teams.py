@@ -7,12 +7,10 @@ from pydantic import Field
 from api.schemas.wire import Asked, Identified, Wire, find_unix, unix
 from orchestrator.domain.teams import ApiKey, Role, Team
 
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
 
 class TeamCreate(Asked):
-    name: Name
-    """Goes into the names of the team's fine-tuned models."""
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Lower case letters, digits and dashes, because it goes into the names of the team's fine-tuned models."""
 
 
 class TeamOut(Identified):
