@@ -12,7 +12,7 @@ from orchestrator.store import engines, events, files, jobs, teams, writers
 from orchestrator.store.session import Store
 from tests.support import rows
 from tests.support.postgres import PostgresServer
-from tests.support.threads import run_together
+from tests.support.threads import has_waiting_writer, run_together, wait_until
 
 
 def count_teams(store: Store) -> int:
@@ -181,16 +181,13 @@ def test_failed_writers_do_not_hurt_those_that_share_their_commit(sqlite_store: 
 
 def test_waiting_writers_share_one_commit_and_all_of_them_learn_of_its_failure(sqlite_store: Store) -> None:
     """The first writer holds its transaction open until the others wait; the last one makes SQLite roll back."""
-    group = sqlite_store._group
-    assert group is not None
     inside, outcomes = threading.Event(), []
 
     def first() -> None:
         with sqlite_store.write() as tx:
             teams.insert_team(tx, name="first")
             inside.set()
-            while len(group._threads._waiting) < 1:
-                threading.Event().wait(0.001)
+            wait_until(lambda: has_waiting_writer(sqlite_store))
 
     def second() -> None:
         inside.wait()

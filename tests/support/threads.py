@@ -1,8 +1,13 @@
 """Many callers at the same moment."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+from sqlalchemy import text
+
+from orchestrator.store.session import Store
 
 T = TypeVar("T")
 
@@ -26,3 +31,22 @@ def run_together(actions: Sequence[Callable[[], T]], *, timeout_seconds: float =
         thread.join(timeout_seconds)
         assert not thread.is_alive(), "a caller hangs"
     return [results[index] for index in range(len(actions))]
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_seconds: float = 30) -> None:
+    """For what gives no signal of its own: look until it is so."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        threading.Event().wait(0.002)
+
+
+def has_waiting_writer(store: Store) -> bool:
+    """Whether some transaction waits for another one, on either engine."""
+    if store._group is not None:
+        return len(store._group._threads._waiting) > 0
+    with store.read() as tx:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(tx.scalar(text(waiting)))
