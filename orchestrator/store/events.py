@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import RowMapping, and_, or_, select, update
+from sqlalchemy import RowMapping, and_, func, or_, select, update
 
 from orchestrator.domain.errors import NotFoundError
 from orchestrator.domain.ids import new_event_id
@@ -94,6 +94,11 @@ def list_events_of(tx: ReadTx, after_seq_by_job: Mapping[str, int], limit: int) 
         query = select(events).where(wanted).order_by(events.c.job_id, events.c.seq).limit(limit)
         found.extend(_event(row) for row in tx.rows(query))
     return found
+
+
+def get_last_seq(tx: ReadTx, job_id: str) -> int:
+    """The newest event's; 0 when there is none."""
+    return int(tx.scalar(select(func.max(events.c.seq)).where(events.c.job_id == job_id)) or 0)
 
 
 def get_event_seq(tx: ReadTx, job_id: str, event_id: str) -> int:

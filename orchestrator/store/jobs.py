@@ -172,6 +172,12 @@ def list_placeable(tx: ReadTx, now: datetime, limit: int) -> list[Job]:
 _PLACE_ORDER = (jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.job_id)
 
 
+def find_states(tx: ReadTx, job_ids: Collection[str]) -> dict[str, JobState]:
+    """The state of each job that is there."""
+    rows = tx.rows(select(jobs.c.job_id, jobs.c.state).where(jobs.c.job_id.in_(sorted(job_ids))))
+    return {row["job_id"]: JobState(row["state"]) for row in rows}
+
+
 def count_by_state(tx: ReadTx, team_id: str | None = None) -> dict[JobState, int]:
     query = select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
     rows = tx.rows(query if team_id is None else query.where(jobs.c.team_id == team_id))
