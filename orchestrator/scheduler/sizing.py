@@ -1,0 +1,108 @@
+"""What a validated job will take: bytes and time on each kind of device, and money where it would run. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate, estimate_memory, estimate_time
+from orchestrator.domain.jobs import Job
+from orchestrator.domain.models import ModelFacts
+from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
+from orchestrator.domain.plan import TokenReport, TrainingPlan
+from orchestrator.domain.pricing import Rate
+from orchestrator.domain.spec import AUTO
+from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
+
+KINDS: tuple[DeviceKind, ...] = ("cpu", "cuda")
+NEVER = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizing:
+    """`home` is the device that an empty pool would give the job; None when none of its devices could hold it."""
+
+    memory: Mapping[DeviceKind, MemoryEstimate]
+    time: Mapping[DeviceKind, TimeEstimate]
+    home: DeviceRoom | None
+    cost_usd_micros: int | None
+
+    @property
+    def footprints(self) -> dict[str, int]:
+        return {kind: estimate.total_bytes for kind, estimate in self.memory.items()}
+
+
+def size_job(
+    job: Job,
+    plan: TrainingPlan,
+    facts: ModelFacts,
+    *,
+    tokens: TokenReport,
+    rooms: Sequence[DeviceRoom],
+    prices: Mapping[str, int],
+) -> Sizing:
+    """`prices` holds micro-dollars per device-hour by device type, for every type among `rooms`."""
+    memory = {kind: estimate_memory(plan, facts, kind) for kind in KINDS}
+    time = {
+        kind: estimate_time(plan, facts, total_tokens=tokens.total_tokens, rows=tokens.rows, kind=kind)
+        for kind in KINDS
+    }
+    footprints: dict[str, int] = {kind: estimate.total_bytes for kind, estimate in memory.items()}
+    home = choose_device(
+        [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in rooms], _asks(job, footprints)
+    )
+    cost = None
+    if home is not None:
+        reserved = home.total_bytes if job.spec.resources.exclusive else footprints[home.kind]
+        rate = Rate(
+            price_usd_micros_per_hour=prices[home.device_type], reserved_bytes=reserved, device_bytes=home.total_bytes
+        )
+        cost = rate.amount_usd_micros(timedelta(seconds=time[home.kind].seconds))
+    return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost)
+
+
+def _asks(job: Job, footprints: dict[str, int]) -> WaitingJob:
+    device_type = job.spec.resources.device_type
+    return WaitingJob(
+        job_id=job.job_id,
+        priority=job.spec.priority,
+        queued_at=NEVER,
+        bytes_by_kind=footprints,
+        device_type=None if device_type == AUTO else device_type,
+        exclusive=job.spec.resources.exclusive,
+    )
+
+
+def snapshot(sizing: Sizing, tokens: TokenReport) -> dict[str, Any]:
+    """What was predicted, as it is stored with the job and shown beside what was measured."""
+    return {
+        "memory": {kind: asdict(estimate) for kind, estimate in sizing.memory.items()},
+        "time": {kind: asdict(estimate) for kind, estimate in sizing.time.items()},
+        "device_id": sizing.home.device_id if sizing.home else None,
+        "device_type": sizing.home.device_type if sizing.home else None,
+        "kind": sizing.home.kind if sizing.home else None,
+        "cost_usd_micros": sizing.cost_usd_micros,
+        "rows": tokens.rows,
+        "tokens": tokens.total_tokens,
+        "trained_tokens": tokens.trained_tokens,
+    }
+
+
+def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
+    """The event that ends validation."""
+    found = (
+        f"The files are valid: {tokens.rows:,} rows, {tokens.total_tokens:,} tokens, {tokens.trained_tokens:,} of them "
+        f"trained on; {steps:,} steps."
+    )
+    if sizing.home is None or sizing.cost_usd_micros is None:
+        sizes = " or ".join(
+            f"{describe_bytes(estimate.total_bytes)} on {kind}" for kind, estimate in sizing.memory.items()
+        )
+        return f"{found} Predicted: {sizes}."
+    kind = sizing.home.kind
+    memory, time = sizing.memory[kind], sizing.time[kind]
+    return (
+        f"{found} Predicted on {sizing.home.device_type}: {describe_bytes(memory.total_bytes)} of memory, "
+        f"{describe_seconds(time.seconds)} ({describe_seconds(time.low_seconds)} to "
+        f"{describe_seconds(time.high_seconds)}), {describe_usd(sizing.cost_usd_micros)}."
+    )

@@ -1,0 +1,233 @@
+"""Whether a job's files and settings fit its model: decided before any device is held.
+
+Invariants: a job leaves validation with a plan without 'auto', its size on every kind of device, and an event that says
+what was counted and predicted; or it fails with the field, and the line, at fault. A validator that crashes is tried
+again a few times: its trouble may be the node's.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from orchestrator.domain.artifacts import File
+from orchestrator.domain.errors import (
+    CannotFitError,
+    InvalidRequestError,
+    NotFoundError,
+    TunepoolError,
+    UnavailableError,
+)
+from orchestrator.domain.failures import FAILURE_RULES, FailureKind
+from orchestrator.domain.jobs import Job, JobError
+from orchestrator.domain.models import ModelFacts
+from orchestrator.domain.placement import DeviceRoom
+from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
+from orchestrator.domain.protocol import FileProblem, ValidationResult, ValidationSpec
+from orchestrator.domain.spec import AUTO
+from orchestrator.domain.states import JobState
+from orchestrator.objects.client import Objects
+from orchestrator.runtime.launcher import Launcher
+from orchestrator.scheduler.loop import Loop
+from orchestrator.scheduler.orders import DescribeModel, remote_file
+from orchestrator.scheduler.place import PriceOf, read_rooms
+from orchestrator.scheduler.sentences import describe_bytes, describe_usd
+from orchestrator.scheduler.sizing import Sizing, describe_sizing, size_job, snapshot
+from orchestrator.store import events, files, jobs, models
+from orchestrator.store.session import Store, WriteTx
+
+PARALLEL_VALIDATIONS = 2
+JOBS_PER_PASS = 50
+CRASHES_FORGIVEN = 2
+"""A validator that crashes more often on one job is taken to crash because of it."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    job: Job
+    facts: ModelFacts
+    training_file: File
+    validation_file: File | None
+    rooms: Sequence[DeviceRoom]
+    prices: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    plan: TrainingPlan
+    tokens: TokenReport
+    sizing: Sizing
+
+
+class Validate:
+    def __init__(
+        self,
+        store: Store,
+        objects: Objects,
+        launcher: Launcher,
+        *,
+        describe_model: DescribeModel,
+        price_of: PriceOf,
+        cache_dir: str,
+        input_url_seconds: int,
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._launcher = launcher
+        self._describe_model = describe_model
+        self._price_of = price_of
+        self._cache_dir = cache_dir
+        self._input_url_seconds = input_url_seconds
+        self._lock = threading.Lock()
+        self._crashes: dict[str, int] = {}
+
+    def loop(self, *, interval_seconds: float) -> Loop[Sequence[Job], Job]:
+        return Loop(
+            name="validate",
+            interval_seconds=interval_seconds,
+            load=self.load,
+            decide=lambda waiting: waiting,
+            apply=self.apply,
+            subject=lambda job: job.job_id,
+            parallel=PARALLEL_VALIDATIONS,
+            wakes=("place",),
+        )
+
+    def load(self) -> Sequence[Job]:
+        with self._store.read() as tx:
+            waiting = jobs.list_in_state(tx, [JobState.VALIDATING_FILES], JOBS_PER_PASS)
+        return [job for job in waiting if job.cancel_requested_at is None]
+
+    def apply(self, job: Job) -> None:
+        try:
+            subject = self._read_subject(job)
+            verdict = self._judge(subject, self._validate(subject))
+        except UnavailableError:
+            raise
+        except (InvalidRequestError, NotFoundError) as error:
+            param = error.param or ("model" if "model" in error.code else None)
+            self._fail(job, JobError(code=error.code, message=error.message, param=param))
+        except TunepoolError as error:
+            self._note_crash(job, error)
+        else:
+            self._admit(job, verdict)
+        with self._lock:
+            self._crashes.pop(job.job_id, None)
+
+    def _read_subject(self, job: Job) -> _Subject:
+        validation = job.spec.validation_file
+        with self._store.read() as tx:
+            rooms = read_rooms(tx)
+            return _Subject(
+                job=job,
+                facts=models.get_model(tx, job.model_name).facts,
+                training_file=files.get_file(tx, job.spec.training_file, job.team_id),
+                validation_file=files.get_file(tx, validation, job.team_id) if validation else None,
+                rooms=rooms,
+                prices={room.device_type: self._price_of(tx, room.device_type) for room in rooms},
+            )
+
+    def _validate(self, subject: _Subject) -> ValidationResult:
+        job, validation, seconds = subject.job, subject.validation_file, self._input_url_seconds
+        longest = job.spec.training.max_seq_length
+        spec = ValidationSpec(
+            job_id=job.job_id,
+            model=self._describe_model(job),
+            training_file=remote_file(self._objects, subject.training_file, "training.jsonl", seconds=seconds),
+            validation_file=(
+                remote_file(self._objects, validation, "validation.jsonl", seconds=seconds) if validation else None
+            ),
+            max_seq_tokens=None if longest == AUTO else longest,
+            context_tokens=subject.facts.max_context_tokens,
+            cache_dir=self._cache_dir,
+        )
+        return self._launcher.validate(spec)
+
+    def _judge(self, subject: _Subject, result: ValidationResult) -> _Verdict:
+        """Raises InvalidRequestError for what the user has to change."""
+        if result.problems:
+            first = result.problems[0]
+            raise InvalidRequestError(describe_problems(result.problems), code=first.code, param=first.param)
+        if result.training is None:
+            raise TunepoolError("The validator found no problem and counted nothing.")
+        job = subject.job
+        tokens = TokenReport(**result.training.model_dump())
+        plan = resolve_plan(job.spec, subject.facts, seed=job.seed, tokens=tokens)
+        sizing = size_job(job, plan, subject.facts, tokens=tokens, rooms=subject.rooms, prices=subject.prices)
+        if subject.rooms and sizing.home is None:
+            raise CannotFitError(_describe_misfit(job, sizing, subject.rooms), param="resources")
+        return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
+
+    def _admit(self, job: Job, verdict: _Verdict) -> None:
+        steps = verdict.plan.total_steps(verdict.tokens.rows)
+        changes: dict[str, Any] = {
+            "plan": verdict.plan,
+            "footprints": verdict.sizing.footprints,
+            "estimate": snapshot(verdict.sizing, verdict.tokens),
+            "total_steps": steps,
+            "phase": None,
+        }
+        with self._store.write() as tx:
+            self._warn_of_cost(tx, job, verdict.sizing)
+            jobs.apply_job_transition(
+                tx,
+                job.job_id,
+                JobState.QUEUED,
+                message=describe_sizing(verdict.sizing, verdict.tokens, steps=steps),
+                data={"rows": verdict.tokens.rows, "tokens": verdict.tokens.total_tokens, "steps": steps},
+                changes=changes,
+            )
+
+    def _warn_of_cost(self, tx: WriteTx, job: Job, sizing: Sizing) -> None:
+        limit, cost = job.spec.max_cost_usd_micros, sizing.cost_usd_micros
+        if limit is None or cost is None or cost <= limit:
+            return
+        message = (
+            f"The predicted cost, {describe_usd(cost)}, is over max_cost_usd, {describe_usd(limit)}: the job will "
+            "probably be stopped before its end, with a checkpoint kept."
+        )
+        events.append_event(tx, job.job_id, level="warn", message=message)
+
+    def _note_crash(self, job: Job, error: TunepoolError) -> None:
+        with self._lock:
+            self._crashes[job.job_id] = crashes = self._crashes.get(job.job_id, 0) + 1
+        if crashes <= CRASHES_FORGIVEN:
+            raise error
+        kind = FailureKind.PLATFORM
+        message = f"The files could not be checked, {crashes} times: {error.message} {FAILURE_RULES[kind].hint}"
+        self._fail(job, JobError(code=kind.value, message=message))
+
+    def _fail(self, job: Job, error: JobError) -> None:
+        with self._store.write() as tx:
+            jobs.apply_job_transition(
+                tx,
+                job.job_id,
+                JobState.FAILED,
+                message=f"The job has failed its checks: {error.message}",
+                level="error",
+                data={"code": error.code, "param": error.param},
+                changes={"error": error},
+            )
+
+
+def describe_problems(problems: Sequence[FileProblem]) -> str:
+    """The first problem in full, and how many there are."""
+    first = problems[0]
+    where = f"{first.param}, line {first.line}" if first.line else first.param
+    more = f" ({len(problems)} problems in all)" if len(problems) > 1 else ""
+    return f"{where}: {first.message}{more}"
+
+
+def _describe_misfit(job: Job, sizing: Sizing, rooms: Sequence[DeviceRoom]) -> str:
+    wanted = job.spec.resources.device_type
+    needs = " or ".join(f"{describe_bytes(size)} on {kind}" for kind, size in sizing.footprints.items())
+    pool = ", ".join(sorted({f"{room.device_type} with {describe_bytes(room.total_bytes)}" for room in rooms}))
+    asked = "" if wanted == AUTO else f" of type {wanted}"
+    return (
+        f"The job needs {needs}; no device{asked} of the pool ({pool}) could hold it, even empty. Lower "
+        "training.micro_batch_size or training.max_seq_length, or choose quantization nf4."
+    )
