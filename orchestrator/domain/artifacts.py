@@ -56,6 +56,8 @@ class Upload:
     size_bytes: int
     status: UploadStatus
     file_id: str | None
+    file_expires_after_seconds: int | None = None
+    """How long the file is kept from its creation on; for ever when None."""
 
 
 @dataclass(frozen=True, kw_only=True)

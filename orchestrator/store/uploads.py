@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import RowMapping, select, update
+from sqlalchemy import RowMapping, delete, select, update
 
 from orchestrator.domain.artifacts import FilePurpose, Upload, UploadPart, UploadStatus
 from orchestrator.domain.errors import IllegalTransitionError, NotFoundError
@@ -23,6 +23,7 @@ def insert_upload(tx: WriteTx, upload: Upload) -> Upload:
         size_bytes=upload.size_bytes,
         status=upload.status,
         file_id=upload.file_id,
+        file_expires_after_seconds=upload.file_expires_after_seconds,
     )
     row = tx.row(statement.returning(uploads))
     assert row is not None
@@ -64,6 +65,18 @@ def list_parts(tx: ReadTx, upload_id: str) -> list[UploadPart]:
     return [_part(row) for row in tx.rows(query.order_by(upload_parts.c.created_at, upload_parts.c.part_id))]
 
 
+def list_leftover_parts(tx: ReadTx, limit: int) -> list[UploadPart]:
+    """Parts of uploads that ended: nobody reads them any more."""
+    ended = select(uploads.c.upload_id).where(uploads.c.status != UploadStatus.PENDING)
+    query = select(upload_parts).where(upload_parts.c.upload_id.in_(ended)).order_by(upload_parts.c.part_id)
+    return [_part(row) for row in tx.rows(query.limit(limit))]
+
+
+def delete_part(tx: WriteTx, part_id: str) -> None:
+    """Forget a part whose object is gone. Safe to repeat."""
+    tx.execute(delete(upload_parts).where(upload_parts.c.part_id == part_id))
+
+
 def apply_upload_status(
     tx: WriteTx,
     upload_id: str,
@@ -98,6 +111,7 @@ def _upload(row: RowMapping) -> Upload:
         size_bytes=row["size_bytes"],
         status=UploadStatus(row["status"]),
         file_id=row["file_id"],
+        file_expires_after_seconds=row["file_expires_after_seconds"],
     )
 
 

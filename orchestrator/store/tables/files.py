@@ -43,6 +43,7 @@ uploads = Table(
     CheckConstraint("size_bytes >= 0", name="size"),
     Column("status", Str, nullable=False),
     Column("file_id", Str),
+    Column("file_expires_after_seconds", BigInteger),
     one_of("purpose", FilePurpose),
     one_of("status", UploadStatus),
     CheckConstraint("(status = 'completed') = (file_id IS NOT NULL)", name="completed_has_file"),

@@ -204,6 +204,7 @@ def _create_uploads() -> None:
         _big("size_bytes"),
         _text("status"),
         _text("file_id", nullable=True),
+        _big("file_expires_after_seconds", nullable=True),
         sa.PrimaryKeyConstraint("upload_id", name="pk_uploads"),
         sa.ForeignKeyConstraint(["team_id"], ["teams.team_id"], name="fk_uploads_team_id"),
         sa.CheckConstraint(
