@@ -1,0 +1,72 @@
+"""Repeats of a request: the same one twice makes one object.
+
+Clients resend a POST whose answer was lost, and the stock openai client sends no key with it. So every create leaves a
+record, in the transaction that creates: under the client's Idempotency-Key when there is one, else under a key of its
+own. A repeat is known by its key, or, when the client says that this is a retry, by the hash of the same request.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from orchestrator.domain.errors import IdempotencyMismatchError, InvalidRequestError
+from orchestrator.domain.ids import new_uuid7_hex
+from orchestrator.domain.teams import Caller
+from orchestrator.store import idempotency
+from orchestrator.store.session import WriteTx
+
+LONGEST_KEY_CHARACTERS = 255
+RETRY_WINDOW = timedelta(minutes=15)
+"""How far back a retry without a key is looked for; stock clients give up long before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """How a request may be known again. `fingerprint` is a hash of its body; `retries` is the client's own count."""
+
+    fingerprint: str
+    key: str | None = None
+    retries: int = 0
+
+    def __post_init__(self) -> None:
+        if self.key is not None and not 0 < len(self.key) <= LONGEST_KEY_CHARACTERS:
+            raise InvalidRequestError(
+                f"Idempotency-Key must have 1 to {LONGEST_KEY_CHARACTERS} characters", param="Idempotency-Key"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right to create. `record` stores what was created, for repeats."""
+
+    key_id: str
+    scope: str
+    key: str
+
+    def record(self, tx: WriteTx, object_id: str) -> None:
+        idempotency.record_response(
+            tx, key_id=self.key_id, scope=self.scope, idempotency_key=self.key, status=200, body=object_id
+        )
+
+
+def claim(tx: WriteTx, caller: Caller, *, scope: str, repeat: Repeat) -> Claim | str:
+    """A claim for a new request, or the id of what the first one created.
+
+    Two requests at once with one key: the second waits for the first's transaction. Raises IdempotencyMismatchError
+    when the key came before with another body.
+    """
+    if repeat.key is None and repeat.retries > 0:
+        found = idempotency.find_recent_by_fingerprint(
+            tx, key_id=caller.key_id, scope=scope, fingerprint=repeat.fingerprint, since=tx.now() - RETRY_WINDOW
+        )
+        if found is not None and found.body is not None:
+            return found.body
+    key = repeat.key if repeat.key is not None else f"unnamed-{new_uuid7_hex()}"
+    first = idempotency.claim_record(
+        tx, key_id=caller.key_id, scope=scope, idempotency_key=key, fingerprint=repeat.fingerprint
+    )
+    if first is None:
+        return Claim(key_id=caller.key_id, scope=scope, key=key)
+    if first.fingerprint != repeat.fingerprint:
+        raise IdempotencyMismatchError
+    assert first.body is not None, "a record and what it created are committed together"
+    return first.body

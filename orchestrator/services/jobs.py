@@ -1,0 +1,335 @@
+"""Jobs: submitted, shown, stopped. A job is accepted when its row is committed, and never forgotten after that."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.domain.artifacts import Adapter, Checkpoint, File, FilePurpose, FileStatus
+from orchestrator.domain.attempts import Attempt
+from orchestrator.domain.errors import (
+    CannotFitError,
+    ForbiddenError,
+    IllegalTransitionError,
+    InvalidRequestError,
+)
+from orchestrator.domain.estimate import DeviceKind, estimate_memory
+from orchestrator.domain.jobs import Event, Job, LogRecord, MetricRecord
+from orchestrator.domain.models import ModelFacts
+from orchestrator.domain.pages import Page
+from orchestrator.domain.placement import DeviceRoom, WaitingJob, could_ever_fit
+from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan, resolve_plan
+from orchestrator.domain.pool import BaseModel
+from orchestrator.domain.spec import AUTO, JobSpec
+from orchestrator.domain.states import FINAL_JOB_STATES, JobState
+from orchestrator.domain.teams import Caller, Role
+from orchestrator.services import idempotency
+from orchestrator.services.costs import Bill, read_bill, running_usd_micros
+from orchestrator.services.idempotency import Claim, Repeat
+from orchestrator.services.pool import read_pool
+from orchestrator.services.teams import find_named_team, require_member
+from orchestrator.store import adapters, attempts, checkpoints, events, files, jobs, ledger, logs, metrics, teams
+from orchestrator.store.jobs import JobFilter, NewJob
+from orchestrator.store.session import ReadTx, Store
+
+SCOPE = "POST /v1/fine_tuning/jobs"
+KINDS: tuple[DeviceKind, ...] = ("cpu", "cuda")
+HOLDS_NOTHING = frozenset({JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED})
+"""States in which a job has no attempt, so that it can be moved at once."""
+
+
+class ResolveModel(Protocol):
+    def resolve(self, name: str) -> BaseModel:
+        """May ask the object store or the hub, so no transaction is open around it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobExtras:
+    """What is shown with a job and lives in other tables. Sums are micro-dollars; `attempt` is the newest."""
+
+    team_name: str
+    billed_usd_micros: int
+    lost_usd_micros: int
+    adapter: Adapter | None
+    attempt: Attempt | None
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """`min_rows` is the least number of training rows that a job takes."""
+
+    store: Store
+    models: ResolveModel
+    min_rows: int = 1
+
+    def create(self, caller: Caller, spec: JobSpec, *, repeat: Repeat, team: str | None = None) -> Job:
+        """Accept a job. The same request again gives the first one's job (see `services.idempotency`).
+
+        Raises InvalidRequestError, naming the field, for what can be known to be wrong before the files are tokenized,
+        and CannotFitError for what no device of the pool could hold.
+        """
+        require_member(caller)
+        model = self.models.resolve(spec.model)
+        seed = secrets.randbelow(2**31) if spec.seed is None else spec.seed
+        if not model.facts.has_chat_template:
+            raise InvalidRequestError(
+                f"{spec.model} has no chat template, so chat rows cannot be rendered for it; choose an instruct model",
+                code="no_chat_template",
+                param="model",
+            )
+        plan = resolve_plan(spec, model.facts, seed=seed)
+        with self.store.write() as tx:
+            claim = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat)
+            if not isinstance(claim, Claim):
+                return jobs.get_job(tx, claim, caller.visible_team_id)
+            team_id = _choose_team(tx, caller, team)
+            for param in ("training_file", "validation_file"):
+                self._require_file(tx, team_id, spec, param)
+            require_fit(tx, spec, _smallest(spec, plan), model.facts)
+            job = jobs.insert_job(
+                tx,
+                NewJob(team_id=team_id, created_by=caller.key_id, spec=spec, seed=seed, model_name=model.name),
+            )
+            events.append_event(
+                tx, job.job_id, message=f"The job is created; its files are checked against {model.name}."
+            )
+            claim.record(tx, job.job_id)
+            return jobs.get_job(tx, job.job_id)
+
+    def _require_file(self, tx: ReadTx, team_id: str, spec: JobSpec, param: str) -> None:
+        file_id: str | None = getattr(spec, param)
+        if file_id is None:
+            return
+        file = files.find_file(tx, file_id, team_id)
+        if file is None:
+            raise InvalidRequestError(f"{param}: there is no file {file_id}", code="file_not_found", param=param)
+        _require_usable(file, param)
+        rows = int((file.report or {}).get("rows", 0))
+        if param == "training_file" and rows < self.min_rows:
+            raise InvalidRequestError(
+                f"{param} has {rows} rows; at least {self.min_rows} are needed", code="too_few_examples", param=param
+            )
+
+    def get(self, caller: Caller, job_id: str) -> Job:
+        with self.store.read() as tx:
+            return jobs.get_job(tx, job_id, caller.visible_team_id)
+
+    def list(
+        self,
+        caller: Caller,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        metadata_is_null: bool = False,
+        states: Sequence[JobState] | None = None,
+        limit: int = 20,
+        after: str | None = None,
+    ) -> Page[Job]:
+        """Newest first."""
+        wanted = JobFilter(
+            team_id=caller.visible_team_id, states=states, metadata=metadata, metadata_is_null=metadata_is_null
+        )
+        with self.store.read() as tx:
+            return jobs.list_jobs(tx, wanted, limit=limit, after=after)
+
+    def describe(self, caller: Caller, found: Sequence[Job]) -> dict[str, JobExtras]:
+        """What is shown with jobs that the caller was given, by job id."""
+        with self.store.read() as tx:
+            now = tx.now()
+            names = {team.team_id: team.name for team in teams.list_teams(tx)}
+            job_ids = {job.job_id for job in found}
+            sums = ledger.sum_by_job(tx, job_ids)
+            published = adapters.list_adapters_of(tx, job_ids)
+            newest = {job_id: tried[-1] for job_id in job_ids if (tried := attempts.list_attempts(tx, job_id))}
+        return {
+            job.job_id: JobExtras(
+                team_name=names[job.team_id],
+                billed_usd_micros=sums.get(job.job_id, (0, 0))[0]
+                + (running_usd_micros(newest[job.job_id], now) if job.job_id in newest else 0),
+                lost_usd_micros=sums.get(job.job_id, (0, 0))[1],
+                adapter=published.get(job.job_id),
+                attempt=newest.get(job.job_id),
+            )
+            for job in found
+        }
+
+    def cancel(self, caller: Caller, job_id: str) -> Job:
+        """Final: once this returns, the job can end in nothing but cancelled, unless it had succeeded before.
+
+        Safe to repeat. Raises IllegalTransitionError when the job ended otherwise.
+        """
+        with self.store.write() as tx:
+            job = _get_own(tx, caller, job_id)
+            if job.state is JobState.CANCELLED:
+                return job
+            if job.state in FINAL_JOB_STATES:
+                raise IllegalTransitionError(f"The job has {job.state.value} already; it cannot be cancelled.")
+            known = job.cancel_requested_at is not None
+            job = jobs.request_cancel(tx, job_id)
+            if job.state in HOLDS_NOTHING:
+                return jobs.apply_job_transition(tx, job_id, JobState.CANCELLED, message="The job is cancelled.")
+            if not known:
+                jobs.record_progress(tx, job_id, phase="cancelling")
+                events.append_event(tx, job_id, message="Cancel was asked for; the job stops after its current step.")
+            return jobs.get_job(tx, job_id)
+
+    def pause(self, caller: Caller, job_id: str) -> Job:
+        """Stop with a checkpoint, hold nothing, cost nothing. Safe to repeat."""
+        with self.store.write() as tx:
+            job = _get_own(tx, caller, job_id)
+            if job.state in {JobState.PAUSED, JobState.PAUSING}:
+                return job
+            if job.state in FINAL_JOB_STATES or job.cancel_requested_at is not None:
+                ending = job.state.value if job.state in FINAL_JOB_STATES else "being cancelled"
+                raise IllegalTransitionError(f"The job is {ending}; it cannot be paused.")
+            job = jobs.request_pause(tx, job_id)
+            if job.state in HOLDS_NOTHING:
+                return jobs.apply_job_transition(tx, job_id, JobState.PAUSED, message="The job is paused.")
+            return jobs.apply_job_transition(
+                tx, job_id, JobState.PAUSING, message="Pause was asked for; the job saves a checkpoint and stops."
+            )
+
+    def resume(self, caller: Caller, job_id: str) -> Job:
+        """Queue a paused job again; it goes on from its last checkpoint. A job that is not paused stays as it is."""
+        with self.store.write() as tx:
+            job = _get_own(tx, caller, job_id)
+            if job.state is JobState.PAUSING:
+                raise IllegalTransitionError("The job is still saving its checkpoint; resume it once it is paused.")
+            if job.state in FINAL_JOB_STATES:
+                raise IllegalTransitionError(f"The job is {job.state.value}; it cannot be resumed.")
+            if job.state is not JobState.PAUSED:
+                return job
+            if job.plan is None:
+                message = "The job is resumed; its files are checked first."
+                return jobs.apply_job_transition(tx, job_id, JobState.VALIDATING_FILES, message=message)
+            where = f" from step {job.current_step}" if job.current_step else ""
+            message = f"The job is resumed and queued; it goes on{where}."
+            return jobs.apply_job_transition(tx, job_id, JobState.QUEUED, message=message)
+
+    def events(
+        self, caller: Caller, job_id: str, *, limit: int = 20, after: str | None = None, descending: bool = True
+    ) -> Page[Event]:
+        with self.store.read() as tx:
+            jobs.get_job(tx, job_id, caller.visible_team_id)
+            return events.list_events(tx, job_id, limit=limit, after=after, descending=descending)
+
+    def event_cursor(self, caller: Caller, job_id: str, event_id: str) -> int:
+        """Where a stream goes on that ended with this event. Raises NotFoundError when it is not this job's."""
+        with self.store.read() as tx:
+            jobs.get_job(tx, job_id, caller.visible_team_id)
+            return events.get_event_seq(tx, job_id, event_id)
+
+    def checkpoints(
+        self, caller: Caller, job_id: str, *, limit: int = 10, after: str | None = None
+    ) -> Page[Checkpoint]:
+        """Complete ones, newest first."""
+        with self.store.read() as tx:
+            jobs.get_job(tx, job_id, caller.visible_team_id)
+            return checkpoints.list_checkpoints(tx, job_id, limit=limit, after=after)
+
+    def attempts(self, caller: Caller, job_id: str) -> tuple[Attempt, ...]:
+        """In the order of their numbers."""
+        with self.store.read() as tx:
+            jobs.get_job(tx, job_id, caller.visible_team_id)
+            return tuple(attempts.list_attempts(tx, job_id))
+
+    def logs(
+        self,
+        caller: Caller,
+        job_id: str,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        attempt: int | None = None,
+        level: str | None = None,
+    ) -> Page[LogRecord]:
+        """Oldest first; `after` is a log_id."""
+        with self.store.read() as tx:
+            jobs.get_job(tx, job_id, caller.visible_team_id)
+            found = logs.list_logs(tx, job_id, after_id=after, limit=limit + 1, attempt=attempt, level=level)
+        return Page(items=tuple(found[:limit]), has_more=len(found) > limit)
+
+    def metrics(self, caller: Caller, job_id: str, *, after: int = 0, limit: int = 100) -> Page[MetricRecord]:
+        """Oldest first; `after` is a metric_id."""
+        with self.store.read() as tx:
+            jobs.get_job(tx, job_id, caller.visible_team_id)
+            found = metrics.list_metrics(tx, job_id, after, limit + 1)
+        return Page(items=tuple(found[:limit]), has_more=len(found) > limit)
+
+    def bill(self, caller: Caller, job_id: str) -> Bill:
+        with self.store.read() as tx:
+            return read_bill(tx, jobs.get_job(tx, job_id, caller.visible_team_id))
+
+
+def _smallest(spec: JobSpec, plan: TrainingPlan) -> TrainingPlan:
+    """The plan that this one may become: an 'auto' length is decided by rows that nobody has counted yet."""
+    if spec.training.max_seq_length != AUTO:
+        return plan
+    return plan.model_copy(update={"max_seq_tokens": SEQ_MULTIPLE_TOKENS})
+
+
+def _choose_team(tx: ReadTx, caller: Caller, team: str | None) -> str:
+    if team is None or team in {caller.team_id, caller.team_name}:
+        return caller.team_id
+    if caller.role is not Role.ADMIN:
+        raise ForbiddenError(f"this key belongs to team {caller.team_name!r}; only an admin submits for another team")
+    return find_named_team(tx, team).team_id
+
+
+def _get_own(tx: ReadTx, caller: Caller, job_id: str) -> Job:
+    """A job that the caller may change."""
+    job = jobs.get_job(tx, job_id, caller.visible_team_id)
+    require_member(caller)
+    return job
+
+
+def _require_usable(file: File, param: str) -> None:
+    if file.purpose is not FilePurpose.FINE_TUNE:
+        raise InvalidRequestError(
+            f"{param}: {file.file_id} has purpose {file.purpose.value}; upload it with purpose fine-tune",
+            code="wrong_file_purpose",
+            param=param,
+        )
+    if file.status is FileStatus.ERROR:
+        raise InvalidRequestError(
+            f"{param}: {file.file_id} ({file.filename}) is not valid: {file.status_details}",
+            code=f"invalid_{param}",
+            param=param,
+        )
+
+
+def require_fit(tx: ReadTx, spec: JobSpec, plan: TrainingPlan, facts: ModelFacts) -> None:
+    """Raises CannotFitError, with the nearest changes that would do, when no device could hold the job even empty.
+
+    A pool that has shown no device yet refuses nothing.
+    """
+    rooms = [view.room for view in read_pool(tx)]
+    if not rooms:
+        return
+    asked = spec.resources.device_type
+    candidates = [room for room in rooms if asked in {AUTO, room.device_type}]
+    if not candidates:
+        kinds = ", ".join(sorted({room.device_type for room in rooms}))
+        raise InvalidRequestError(
+            f"the pool has no device of type {asked!r}; it has {kinds}", param="resources.device_type"
+        )
+    job = WaitingJob(
+        job_id="",
+        priority=spec.priority,
+        queued_at=tx.now(),
+        bytes_by_kind={kind: estimate_memory(plan, facts, kind).total_bytes for kind in KINDS},
+        device_type=None,
+        exclusive=spec.resources.exclusive,
+    )
+    if not could_ever_fit(candidates, job):
+        raise CannotFitError(_describe_misfit(plan, facts, candidates, job), param="resources")
+
+
+def _describe_misfit(plan: TrainingPlan, facts: ModelFacts, candidates: Sequence[DeviceRoom], job: WaitingJob) -> str:
+    largest = max(candidates, key=lambda room: room.total_bytes)
+    needed = job.bytes_by_kind[largest.kind]
+    text = (
+        f"The job needs {needed / 2**30:.1f} GiB on a device of kind {largest.kind}; the largest that it may use is "
+        f"{largest.device_id} ({largest.device_type}) with {largest.total_bytes / 2**30:.1f} GiB."
+    )
+    return f"{text} Lower training.micro_batch_size or training.max_seq_length, or choose quantization nf4."
