@@ -1,6 +1,5 @@
 """Attempts on both engines: one active per job, every write fenced by its token, and what an end does to the job."""
 
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -22,7 +21,7 @@ from orchestrator.store import attempts, devices, events, jobs, ledger, logs
 from orchestrator.store.attempts import Peaks
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
-from tests.support.threads import has_waiting_writer, run_together, wait_until
+from tests.support.threads import run_overlapping, run_together
 
 FencedWrite = Callable[[WriteTx, Attempt], object]
 
@@ -103,21 +102,12 @@ def test_write_with_a_token_that_is_replaced_meanwhile_changes_nothing(store: St
     with store.write() as tx:
         stale = rows.add_running_attempt(tx)
     _, *before = snapshot(store, stale)
-    taken = threading.Event()
-
-    def take_over() -> None:
-        with store.write() as tx:
-            attempts.claim_attempts(tx, owner="control-2", lease_seconds=60)
-            taken.set()
-            wait_until(lambda: has_waiting_writer(store))
-
-    def write() -> None:
-        taken.wait()
-        with store.write() as tx:
-            FENCED[name](tx, stale)
-
-    done, refused = run_together([take_over, write])
-    assert done is None
+    claimed, refused = run_overlapping(
+        store,
+        lambda tx: attempts.claim_attempts(tx, owner="control-2", lease_seconds=60),
+        lambda tx: FENCED[name](tx, stale),
+    )
+    assert isinstance(claimed, list)
     assert isinstance(refused, LeaseLostError)
     attempt, *after = snapshot(store, stale)
     assert after == before

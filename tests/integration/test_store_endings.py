@@ -18,7 +18,7 @@ from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.store import adapters, attempts, checkpoints, events, jobs, ledger
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
-from tests.support.threads import run_together
+from tests.support.threads import run_overlapping, run_together
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
@@ -161,6 +161,18 @@ def test_published_success_beats_a_late_cancel(store: Store) -> None:
         attempt = running(tx)
         jobs.request_cancel(tx, attempt.job_id)
         assert succeed(tx, attempt).state is JobState.SUCCEEDED
+
+
+def test_cancel_that_is_just_being_written_down_beats_the_retry(store: Store) -> None:
+    with store.write() as tx:
+        attempt = running(tx)
+    _, job = run_overlapping(
+        store,
+        lambda tx: jobs.request_cancel(tx, attempt.job_id),
+        lambda tx: finish(tx, attempt, outcomes.lost("Gone.")),
+    )
+    assert isinstance(job, Job)
+    assert job.state is JobState.CANCELLED
 
 
 def test_cancel_and_end_at_once_agree(store: Store) -> None:

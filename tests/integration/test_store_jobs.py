@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.domain.errors import IllegalTransitionError, InvalidRequestError, NotFoundError
+from orchestrator.domain.errors import ConflictError, IllegalTransitionError, InvalidRequestError, NotFoundError
 from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JOB_MOVES, JobState
@@ -13,7 +13,7 @@ from orchestrator.store import events, files, jobs
 from orchestrator.store.jobs import JobFilter
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
-from tests.support.threads import run_together
+from tests.support.threads import run_overlapping, run_together
 
 PATHS = {
     JobState.VALIDATING_FILES: (),
@@ -79,6 +79,32 @@ def test_files_of_a_job_must_be_there_and_the_teams(store: Store, param: str) ->
             with pytest.raises(InvalidRequestError) as caught:
                 rows.add_job(tx, team.team_id, **{param: file_id})
             assert caught.value.param == param
+
+
+def test_file_of_a_job_that_is_just_being_submitted_is_not_deleted(store: Store) -> None:
+    with store.write() as tx:
+        team = rows.add_team(tx)
+        file = rows.add_file(tx, team.team_id)
+    submitted, refused = run_overlapping(
+        store,
+        lambda tx: rows.add_job(tx, team.team_id, training_file=file.file_id),
+        lambda tx: files.mark_file_deleted(tx, file.file_id),
+    )
+    assert isinstance(submitted, Job)
+    assert isinstance(refused, ConflictError)
+
+
+def test_file_that_is_just_being_deleted_is_not_used(store: Store) -> None:
+    with store.write() as tx:
+        team = rows.add_team(tx)
+        file = rows.add_file(tx, team.team_id)
+    deleted, refused = run_overlapping(
+        store,
+        lambda tx: files.mark_file_deleted(tx, file.file_id),
+        lambda tx: rows.add_job(tx, team.team_id, training_file=file.file_id),
+    )
+    assert deleted is None
+    assert isinstance(refused, InvalidRequestError)
 
 
 def test_deleting_a_file_and_submitting_a_job_exclude_each_other(store: Store) -> None:

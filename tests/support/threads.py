@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import text
 
-from orchestrator.store.session import Store
+from orchestrator.store.session import Store, WriteTx
 
 T = TypeVar("T")
 
@@ -39,6 +39,28 @@ def wait_until(condition: Callable[[], bool], *, timeout_seconds: float = 30) ->
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         threading.Event().wait(0.002)
+
+
+def run_overlapping(
+    store: Store, first: Callable[[WriteTx], object], second: Callable[[WriteTx], object]
+) -> tuple[object, object]:
+    """Run `second` while `first` has done its work and not committed, so that it has to wait for it; their results."""
+    done = threading.Event()
+
+    def run_first() -> object:
+        with store.write() as tx:
+            result = first(tx)
+            done.set()
+            wait_until(lambda: has_waiting_writer(store))
+        return result
+
+    def run_second() -> object:
+        done.wait()
+        with store.write() as tx:
+            return second(tx)
+
+    results = run_together([run_first, run_second])
+    return results[0], results[1]
 
 
 def has_waiting_writer(store: Store) -> bool:
