@@ -4,16 +4,23 @@ Permissions are types: a handler that takes a Writer cannot be reached by a view
 in memory, so they are coroutines and cost no thread.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 
-from orchestrator.domain.errors import ForbiddenError
+from api.feeds import Followed
+from orchestrator.domain.errors import ForbiddenError, InvalidRequestError
 from orchestrator.domain.teams import Caller, Role
-from orchestrator.services import costs, keys, pool, teams
+from orchestrator.services import costs, files, health, jobs, keys, pool, tail, teams, uploads
+from orchestrator.services.idempotency import Repeat
 
+MAX_METADATA_PAIRS = 16
 _BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of a team: `Bearer <key>`.")
 """For the OpenAPI document only; `api.auth` has checked the key before a route is known."""
 
@@ -55,9 +62,14 @@ def _service(name: str) -> Callable[[Request], Coroutine[Any, Any, Any]]:
 
 
 Costs = Annotated[costs.Costs, Depends(_service("costs"))]
+Files = Annotated[files.Files, Depends(_service("files"))]
+Health = Annotated[health.Health, Depends(_service("health"))]
+Jobs = Annotated[jobs.Jobs, Depends(_service("jobs"))]
 Keys = Annotated[keys.Keys, Depends(_service("keys"))]
 Pool = Annotated[pool.Pool, Depends(_service("pool"))]
+Tail = Annotated[tail.Tail, Depends(_service("tail"))]
 Teams = Annotated[teams.Teams, Depends(_service("teams"))]
+Uploads = Annotated[uploads.Uploads, Depends(_service("uploads"))]
 
 After = Annotated[str | None, Query(max_length=128, description="The id of the last item of the page before.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By the moment of creation.")]
@@ -65,3 +77,83 @@ PageLimit = Annotated[int, Query(ge=1, le=100, description="The most items that 
 FileLimit = Annotated[int, Query(ge=1, le=10_000, description="The most items that the page may have.")]
 LineLimit = Annotated[int, Query(ge=1, le=1000, description="The most items that the page may have.")]
 Id = Annotated[str, Path(max_length=512)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatHeaders:
+    """How a client marks a request that it may send again."""
+
+    key: str | None
+    retries: int
+
+    def of(self, body: BaseModel) -> Repeat:
+        """Two requests are the same when they say the same, whatever the order of their fields."""
+        said = json.dumps(body.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+        return Repeat(fingerprint=hashlib.sha256(said.encode()).hexdigest(), key=self.key, retries=self.retries)
+
+
+async def _repeats(
+    idempotency_key: Annotated[
+        str | None, Header(description="The same key with the same body gives the first answer's object again.")
+    ] = None,
+    x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> RepeatHeaders:
+    count = x_stainless_retry_count or ""
+    return RepeatHeaders(key=idempotency_key, retries=int(count) if count.isdecimal() else 0)
+
+
+Repeats = Annotated[RepeatHeaders, Depends(_repeats)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """Which jobs a list keeps; `pairs` are those that a job must have."""
+
+    pairs: dict[str, str] | None
+    is_null: bool
+
+
+async def _metadata_filter(
+    request: Request,
+    metadata: Annotated[str | None, Query(description="`metadata[key]=value`, or `metadata=null` for none.")] = None,
+) -> Metadata:
+    pairs = {
+        name.removeprefix("metadata[").removesuffix("]"): value
+        for name, value in request.query_params.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    if metadata not in {None, "null"} or (metadata and pairs):
+        raise InvalidRequestError("give metadata[key]=value, or metadata=null, not both", param="metadata")
+    if len(pairs) > MAX_METADATA_PAIRS:
+        raise InvalidRequestError(f"at most {MAX_METADATA_PAIRS} pairs", param="metadata")
+    return Metadata(pairs=pairs or None, is_null=metadata == "null")
+
+
+MetadataFilter = Annotated[Metadata, Depends(_metadata_filter)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamAsk:
+    """Whether a stream is asked for, and behind which row it should begin."""
+
+    wanted: bool
+    after: str | None
+
+
+async def _stream_ask(
+    request: Request,
+    after: After = None,
+    stream: Annotated[bool, Query(description="Server-sent events instead of a page, until the job is final.")] = False,
+    last_event_id: Annotated[str | None, Header(max_length=128, description="Where a stream goes on.")] = None,
+) -> StreamAsk:
+    wanted = stream or "text/event-stream" in request.headers.get("accept", "")
+    return StreamAsk(wanted=wanted, after=last_event_id if wanted and last_event_id else after)
+
+
+async def _follow(job_id: Id, caller: Reader, jobs: Jobs, tail: Tail) -> Followed:
+    return Followed(caller=caller, job_id=job_id, jobs=jobs, tail=tail)
+
+
+Follow = Annotated[Followed, Depends(_follow)]
+"""A job that may be paged through or followed."""
+StreamCursor = Annotated[StreamAsk, Depends(_stream_ask)]

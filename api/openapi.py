@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from api.auth import PUBLIC_PATHS
 from api.schemas.errors import ErrorEnvelope
@@ -23,6 +24,11 @@ DESCRIPTIONS = {
     500: "A fault of this service; the log has it under the request id.",
     503: "A part of the system does not answer; try again.",
 }
+STREAM_DESCRIPTION = (
+    "Server-sent events. `id` is the row's id, `event` its kind (event, log or metric), `data` the object that a page "
+    "has; a comment pings while nothing happens. When the job is final and all rows are sent, an event `done` with the "
+    "job's id and status ends the stream. A stream that ends without it is to be opened again with Last-Event-ID."
+)
 EVERYWHERE = (401, 500, 503)
 FORBIDDEN_WHERE = frozenset({"post", "put", "delete"})
 
@@ -30,6 +36,24 @@ FORBIDDEN_WHERE = frozenset({"post", "put", "delete"})
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route can answer beside its success; those that every route can are added to all."""
     return {status: {"model": ErrorEnvelope, "description": DESCRIPTIONS[status]} for status in sorted(statuses)}
+
+
+def binary(description: str, media_type: str = "application/octet-stream") -> dict[int | str, dict[str, Any]]:
+    """A success that is bytes and not JSON."""
+    schema = {"type": "string", "format": "binary"}
+    return {200: {"description": description, "content": {media_type: {"schema": schema}}}}
+
+
+def page_or_stream(page: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """A success that is a page of JSON, or a stream when one was asked for."""
+    stream = {"schema": {"type": "string", "description": STREAM_DESCRIPTION}}
+    return {200: {"model": page, "description": "A page, or a stream.", "content": {"text/event-stream": stream}}}
+
+
+def multipart(form: type[BaseModel]) -> dict[str, Any]:
+    """The body of a route that reads its form itself."""
+    content = {"multipart/form-data": {"schema": form.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def cached_document(app: FastAPI) -> dict[str, Any]:

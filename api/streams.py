@@ -69,6 +69,7 @@ class Feed:
     """Opens the cursor; the function that it is given is called, from any thread, when there may be more."""
     encode: Callable[[Any], bytes]
     encode_end: Callable[[], bytes]
+    """May block."""
 
 
 def encode_row(event: str, row_id: str, json: str) -> bytes:
@@ -132,7 +133,7 @@ class EventStream(EventSourceResponse):
             if batch.items:
                 yield b"".join(map(self._feed.encode, batch.items))
             elif batch.done:
-                yield self._feed.encode_end()
+                yield await to_thread.run_sync(self._feed.encode_end)
                 return
             elif not await bell.heard_within(PING_SECONDS):
                 yield KEEPALIVE_COMMENT

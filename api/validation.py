@@ -110,7 +110,9 @@ def _describe_unknown(path: Path, model: type[Any] | None) -> str:
     """Name the field, and the known one that it resembles, or all that are known there."""
     name = str(path[-1])
     known = known_fields(model, path[:-1])
-    inner: list[tuple[str, ...]] = [(field, name) for field in known if name in known_fields(model, (*path[:-1], field))]
+    inner: list[tuple[str, ...]] = [
+        (field, name) for field in known if name in known_fields(model, (*path[:-1], field))
+    ]
     near = inner or [(field,) for field in difflib.get_close_matches(name, known, n=1, cutoff=0.6)]
     if near:
         return f"unknown field {dotted(path)!r}; did you mean {dotted((*path[:-1], *near[0]))!r}?"

@@ -5,11 +5,29 @@ from typing import Any, Literal
 from api.schemas.wire import Identified, Wire, find_unix, unix
 from orchestrator.domain.artifacts import Checkpoint
 from orchestrator.domain.attempts import Attempt
+from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.failures import FAILURE_RULES
-from orchestrator.domain.jobs import Event, LogRecord, MetricRecord
+from orchestrator.domain.jobs import Event, Job, LogRecord, MetricRecord
 
 LOG_ID = "ftlog-"
 METRIC_ID = "ftmetric-"
+MAX_ID_DIGITS = 18
+"""What certainly fits into a database's 64 bits."""
+OPENAI_METRICS = {
+    "eval_loss": "valid_loss",
+    "eval_mean_token_accuracy": "valid_mean_token_accuracy",
+    "mean_token_accuracy": "train_mean_token_accuracy",
+}
+
+
+def read_cursor(after: str | None, prefix: str) -> int:
+    """The number in a row's id; 0 for none. Raises InvalidRequestError when it is not such an id."""
+    if after is None:
+        return 0
+    number = after.removeprefix(prefix)
+    if number == after or not (number.isascii() and number.isdecimal() and len(number) <= MAX_ID_DIGITS):
+        raise InvalidRequestError(f"after: {after!r} is not an id like {prefix}123", param="after")
+    return int(number)
 
 
 class EventOut(Identified):
@@ -98,8 +116,8 @@ class CheckpointOut(Identified):
     size_bytes: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, model_name: str) -> "CheckpointOut":
-        """`model_name` is the fine-tuned model's name, or what it will be."""
+    def of(cls, checkpoint: Checkpoint, job: Job) -> "CheckpointOut":
+        model_name = job.fine_tuned_model or job.job_id
         return cls(
             id=checkpoint.checkpoint_id,
             object="fine_tuning.job.checkpoint",
@@ -114,7 +132,7 @@ class CheckpointOut(Identified):
 
 
 def _openai_metrics(metrics: dict[str, float]) -> dict[str, float]:
-    return {"valid_loss" if name == "eval_loss" else name: value for name, value in metrics.items()}
+    return {OPENAI_METRICS.get(name, name): value for name, value in metrics.items()}
 
 
 class FailureOut(Wire):

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from api.schemas.wire import Wire
+from orchestrator.services.health import Check
 
 
 class HealthOut(Wire):
@@ -15,6 +16,10 @@ class CheckOut(Wire):
     message: str | None
     age_seconds: float | None
     """For the leader: since it last renewed its lease."""
+
+    @classmethod
+    def of(cls, check: Check) -> "CheckOut":
+        return cls(ok=check.ok, message=check.message, age_seconds=check.age_seconds)
 
 
 class ReadyOut(Wire):

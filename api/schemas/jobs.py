@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.schemas.wire import Identified, Money, Wire, usd
+from api.schemas.wire import Identified, Money, Wire, find_unix, unix, usd
+from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.plan import BASE_LEARNING_RATE
 from orchestrator.domain.spec import (
@@ -23,7 +24,8 @@ from orchestrator.domain.spec import (
     Supervised,
     TrainingSpec,
 )
-from orchestrator.domain.states import FINAL_JOB_STATES
+from orchestrator.domain.states import FINAL_JOB_STATES, JobState
+from orchestrator.services.jobs import JobExtras
 
 METHODS_TO_COME = frozenset({"dpo", "reinforcement"})
 
@@ -150,6 +152,14 @@ class JobCost(Wire):
     """Whether nothing will be added."""
 
 
+class JobEnd(Wire):
+    """What ends a stream."""
+
+    id: str
+    object: Literal["fine_tuning.job"]
+    status: str
+
+
 class JobOut(Identified):
     """A fine-tuning job. The first block is OpenAI's, the second Tunepool's."""
 
@@ -203,20 +213,90 @@ class JobOut(Identified):
     adapter_id: str | None
     warnings: list[str]
 
+    @classmethod
+    def of(cls, job: Job, extras: JobExtras) -> "JobOut":
+        spec, hyperparameters = job.spec, HyperparametersOut.of(job)
+        final = job.state in FINAL_JOB_STATES
+        return cls(
+            id=job.job_id,
+            object="fine_tuning.job",
+            created_at=unix(job.created_at),
+            error=_error_of(job),
+            fine_tuned_model=job.fine_tuned_model,
+            finished_at=find_unix(job.finished_at),
+            hyperparameters=hyperparameters,
+            model=spec.model,
+            organization_id=job.team_id,
+            result_files=list(job.result_files),
+            seed=job.seed,
+            status=job.state.value,
+            trained_tokens=job.trained_tokens if final else None,
+            training_file=spec.training_file,
+            validation_file=spec.validation_file,
+            estimated_finish=_estimate_finish(job, extras.attempt),
+            integrations=[],
+            metadata=spec.metadata,
+            method=MethodOut(type="supervised", supervised=SupervisedOut(hyperparameters=hyperparameters)),
+            suffix=spec.suffix,
+            team=extras.team_name,
+            created_by=job.created_by,
+            phase=job.phase,
+            queued_at=find_unix(job.queued_at),
+            started_at=find_unix(job.started_at),
+            cancel_requested=job.cancel_requested_at is not None,
+            pause_requested=job.pause_requested_at is not None,
+            progress=_progress_of(job),
+            attempt=job.attempts,
+            lora=spec.lora,
+            quantization=spec.quantization,
+            training=spec.training,
+            resources=spec.resources,
+            priority=spec.priority,
+            max_cost_usd=None if spec.max_cost_usd_micros is None else usd(spec.max_cost_usd_micros),
+            cost=_cost_of(extras, final=final),
+            plan=None if job.plan is None else job.plan.model_dump(mode="json"),
+            estimate=job.estimate,
+            adapter_id=None if extras.adapter is None else extras.adapter.adapter_id,
+            warnings=_warnings_of(job),
+        )
 
-def progress_of(job: Job) -> Progress:
+
+def _error_of(job: Job) -> JobErrorOut | None:
+    error = job.error
+    return None if error is None else JobErrorOut(code=error.code, message=error.message, param=error.param)
+
+
+def _progress_of(job: Job) -> Progress:
     percent = round(100 * job.current_step / job.total_steps, 2) if job.total_steps else None
     return Progress(
         step=job.current_step, total_steps=job.total_steps, percent=percent, trained_tokens=job.trained_tokens
     )
 
 
-def cost_of(job: Job, *, billed_usd_micros: int, lost_usd_micros: int, running: bool) -> JobCost:
+def _cost_of(extras: JobExtras, *, final: bool) -> JobCost:
     return JobCost(
         currency="usd",
-        billed_usd_micros=billed_usd_micros,
-        billed_usd=usd(billed_usd_micros),
-        lost_usd_micros=lost_usd_micros,
-        lost_usd=usd(lost_usd_micros),
-        final=job.state in FINAL_JOB_STATES and not running,
+        billed_usd_micros=extras.billed_usd_micros,
+        billed_usd=usd(extras.billed_usd_micros),
+        lost_usd_micros=extras.lost_usd_micros,
+        lost_usd=usd(extras.lost_usd_micros),
+        final=final,
     )
+
+
+def _warnings_of(job: Job) -> list[str]:
+    if job.state is JobState.QUEUED and job.estimate is not None and job.estimate.get("device_id") is None:
+        return ["No device that the pool had when the files were checked could hold this job."]
+    return []
+
+
+def _estimate_finish(job: Job, attempt: Attempt | None) -> int | None:
+    """The attempt's own speed, from its launch to its last sign of life, carried on over the steps that are left."""
+    if job.state is not JobState.RUNNING or not job.total_steps or attempt is None:
+        return None
+    began_at, seen_at = attempt.started_at, attempt.last_contact_at
+    done = job.current_step - (attempt.resumed_from_step or 0)
+    if began_at is None or seen_at is None or done <= 0:
+        return None
+    left = job.total_steps - job.current_step
+    return unix(seen_at + (seen_at - began_at) / done * left)

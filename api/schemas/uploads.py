@@ -24,6 +24,10 @@ class UploadCreate(Asked):
     purpose: str
     expires_after: ExpiresAfter | None = None
 
+    @property
+    def expires_after_seconds(self) -> int | None:
+        return None if self.expires_after is None else self.expires_after.seconds
+
 
 class UploadComplete(Asked):
     part_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)]
@@ -57,6 +61,11 @@ class UploadOut(Wire):
             status=upload.status.value,
             file=None if file is None else FileOut.of(file),
         )
+
+
+class PartForm(Wire):
+    data: Annotated[str, Field(json_schema_extra={"format": "binary"})]
+    """The part's bytes."""
 
 
 class PartOut(Wire):
