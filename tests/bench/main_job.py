@@ -16,7 +16,7 @@ from api.stack import processes
 from api.stack.folder import load_secrets, open_folder
 from tests.bench.machine import percentile, print_table
 from tests.e2e.jobs import MODEL, make_spec, write_rows
-from tests.support.models import build_tiny_model, find_smollm2
+from tests.support.models import build_tiny_model, real_model_folder
 from tests.support.stack import RunningStack, run_stack, wait_final
 
 STEPS = 60
@@ -30,7 +30,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tp") as name:
         folder = Path(name)
-        model = find_smollm2() if asked.model == "smollm2" else build_tiny_model(folder / "model")
+        model = real_model_folder() if asked.model == "smollm2" else build_tiny_model(folder / "model")
         with run_stack(folder / "data", lease_seconds=120) as stack, stack.connect() as client:
             _idle_memory(stack)
             client.base_models.create(name=MODEL, location=str(model))

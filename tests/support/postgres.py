@@ -24,22 +24,18 @@ from psycopg import sql
 READY = "database system is ready to accept connections"
 START_SECONDS = 60
 SUPERUSER = "tunepool"
-CONFIGURATION = {
-    "listen_addresses": "",
-    "max_connections": "200",
-    "shared_buffers": "64MB",
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-}
-"""Only a socket in the server's own folder; and no durability, because the folder is thrown away."""
+CONFIGURATION = {"listen_addresses": "", "max_connections": "200", "shared_buffers": "64MB"}
+"""Only a socket in the server's own folder."""
+NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+"""For tests, whose folder is thrown away; benchmarks keep PostgreSQL's own durability."""
 _PR_SET_PDEATHSIG = 1
 
 
 class PostgresServer:
     """Running from construction to `stop`; ends by itself when the test process dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self._configuration = CONFIGURATION if durable else CONFIGURATION | NOT_DURABLE
         self.folder = Path(tempfile.mkdtemp(prefix="tp-pg-"))
         self.log: list[str] = []
         self._ready = threading.Event()
@@ -62,7 +58,7 @@ class PostgresServer:
             cwd=self.folder,
             **self._identity,
         )
-        settings = [part for name, value in CONFIGURATION.items() for part in ("-c", f"{name}={value}")]
+        settings = [part for name, value in self._configuration.items() for part in ("-c", f"{name}={value}")]
         self._process = subprocess.Popen(
             [binaries / "postgres", "-D", self._data, "-k", self.folder, *settings],
             stdin=subprocess.DEVNULL,
