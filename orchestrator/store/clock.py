@@ -7,11 +7,14 @@ was committed before it.
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from orchestrator.store.tables.pool import clock
 
 _SMALLEST_STEP = timedelta(microseconds=1)
+_LATEST = select(clock.c.latest_at)
+_REMEMBER = update(clock).values(latest_at=bindparam("moment"))
+_POSTGRES_NOW = select(func.now())
 
 
 def read_clock(connection: Connection) -> datetime:
@@ -25,15 +28,15 @@ def tick_clock(connection: Connection) -> datetime:
     if connection.dialect.name == "postgresql":
         return _postgres_now(connection)
     moment = max(datetime.now(UTC), _latest(connection) + _SMALLEST_STEP)
-    connection.execute(update(clock).values(latest_at=moment))
+    connection.execute(_REMEMBER, {"moment": moment})
     return moment
 
 
 def _latest(connection: Connection) -> datetime:
-    latest: datetime = connection.execute(select(clock.c.latest_at)).scalar_one()
+    latest: datetime = connection.execute(_LATEST).scalar_one()
     return latest
 
 
 def _postgres_now(connection: Connection) -> datetime:
-    moment: datetime = connection.execute(select(func.now())).scalar_one()
+    moment: datetime = connection.execute(_POSTGRES_NOW).scalar_one()
     return moment.astimezone(UTC)

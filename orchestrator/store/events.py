@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import RowMapping, and_, func, or_, select, update
+from sqlalchemy import RowMapping, and_, bindparam, func, insert, or_, select, update
 
 from orchestrator.domain.errors import NotFoundError
 from orchestrator.domain.ids import new_event_id
@@ -18,6 +18,14 @@ Level = Literal["info", "warn", "error"]
 JOBS_PER_QUERY = 200
 """Engines limit the parameters of a statement; each followed job takes two."""
 
+_NEXT_SEQ = (
+    update(jobs)
+    .where(jobs.c.job_id == bindparam("of"))
+    .values(last_event_seq=jobs.c.last_event_seq + 1)
+    .returning(jobs.c.last_event_seq)
+)
+_INSERT = insert(events)
+
 
 def append_event(
     tx: WriteTx,
@@ -29,8 +37,7 @@ def append_event(
     data: Mapping[str, Any] | None = None,
 ) -> Event:
     """Add the next event. The job's row stays locked until the transaction ends, so no number is lost or doubled."""
-    statement = update(jobs).where(jobs.c.job_id == job_id).values(last_event_seq=jobs.c.last_event_seq + 1)
-    seq = tx.scalar(statement.returning(jobs.c.last_event_seq))
+    seq = tx.scalar(_NEXT_SEQ, {"of": job_id})
     if seq is None:
         raise NotFoundError(f"No such job: {job_id}")
     event = Event(
@@ -49,18 +56,17 @@ def append_event(
 
 def insert_numbered_event(tx: WriteTx, event: Event) -> None:
     """For a caller that has taken the event's `seq` from the job's row in the same statement as its own change."""
-    tx.execute(
-        tx.insert(events).values(
-            job_id=event.job_id,
-            seq=event.seq,
-            event_id=event.event_id,
-            created_at=event.created_at,
-            level=event.level,
-            message=event.message,
-            type=event.type,
-            data=event.data,
-        )
-    )
+    values = {
+        "job_id": event.job_id,
+        "seq": event.seq,
+        "event_id": event.event_id,
+        "created_at": event.created_at,
+        "level": event.level,
+        "message": event.message,
+        "type": event.type,
+        "data": event.data,
+    }
+    tx.execute(_INSERT, values)
 
 
 def list_events(

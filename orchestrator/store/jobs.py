@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, case, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, bindparam, case, func, insert, or_, select, update
 
 from orchestrator.domain.errors import IllegalTransitionError, InvalidRequestError, NotFoundError
 from orchestrator.domain.ids import new_event_id, new_job_id
@@ -61,6 +61,20 @@ class JobFilter:
     model: str | None = None
 
 
+_INSERT = insert(jobs).returning(jobs)
+_INSERT_PAIR = insert(job_metadata)
+_LOCK_FILES = (
+    select(files.c.file_id)
+    .where(
+        files.c.file_id.in_(bindparam("file_ids", expanding=True)),
+        files.c.team_id == bindparam("team"),
+        files.c.deleted_at.is_(None),
+        or_(files.c.expires_at.is_(None), files.c.expires_at > bindparam("now")),
+    )
+    .with_for_update(read=True)
+)
+
+
 def insert_job(tx: WriteTx, job: NewJob) -> Job:
     """A new job in validating_files, without an event.
 
@@ -69,43 +83,39 @@ def insert_job(tx: WriteTx, job: NewJob) -> Job:
     """
     spec = job.spec
     _require_files(tx, job)
-    statement = tx.insert(jobs).values(
-        job_id=job.job_id,
-        team_id=job.team_id,
-        created_by=job.created_by,
-        spec=spec.model_dump(mode="json"),
-        seed=job.seed,
-        model_name=job.model_name,
-        training_file=spec.training_file,
-        validation_file=spec.validation_file,
-        has_metadata=spec.metadata is not None,
-        priority=spec.priority,
-        state=JobState.VALIDATING_FILES,
-        current_step=0,
-        trained_tokens=0,
-        platform_failures=0,
-        attempts=0,
-        last_event_seq=0,
-        result_files=[],
-        created_at=tx.now(),
-    )
-    row = tx.row(statement.returning(jobs))
+    values = {
+        "job_id": job.job_id,
+        "team_id": job.team_id,
+        "created_by": job.created_by,
+        "spec": spec.model_dump(mode="json"),
+        "seed": job.seed,
+        "model_name": job.model_name,
+        "training_file": spec.training_file,
+        "validation_file": spec.validation_file,
+        "has_metadata": spec.metadata is not None,
+        "priority": spec.priority,
+        "state": JobState.VALIDATING_FILES,
+        "current_step": 0,
+        "trained_tokens": 0,
+        "platform_failures": 0,
+        "attempts": 0,
+        "last_event_seq": 0,
+        "result_files": [],
+        "created_at": tx.now(),
+    }
+    row = tx.row(_INSERT, values)
     assert row is not None
     if spec.metadata:
         pairs = [{"job_id": job.job_id, "key": key, "value": value} for key, value in spec.metadata.items()]
-        tx.execute(tx.insert(job_metadata), pairs)
+        tx.execute(_INSERT_PAIR, pairs)
     return _job(row)
 
 
 def _require_files(tx: WriteTx, job: NewJob) -> None:
     wanted = {"training_file": job.spec.training_file, "validation_file": job.spec.validation_file}
-    query = select(files.c.file_id).where(
-        files.c.file_id.in_([file_id for file_id in wanted.values() if file_id is not None]),
-        files.c.team_id == job.team_id,
-        files.c.deleted_at.is_(None),
-        or_(files.c.expires_at.is_(None), files.c.expires_at > tx.now()),
-    )
-    there = {row["file_id"] for row in tx.rows(query.with_for_update(read=True))}
+    file_ids = [file_id for file_id in wanted.values() if file_id is not None]
+    found = tx.rows(_LOCK_FILES, {"file_ids": file_ids, "team": job.team_id, "now": tx.now()})
+    there = {row["file_id"] for row in found}
     for param, file_id in wanted.items():
         if file_id is not None and file_id not in there:
             raise InvalidRequestError(f"{param}: no such file: {file_id}", code="file_not_found", param=param)

@@ -52,7 +52,8 @@ class GroupWriter:
             commit.members += 1
             if commit.is_full() or not self._threads.hand_on():
                 self._close(commit)
-        commit.wait()
+            # Also after an error: it may tell of what another of the group wrote, and that must have become true.
+            commit.wait()
 
     def _open(self) -> "_Commit":
         self._processes.take()

@@ -204,6 +204,35 @@ def test_waiting_writers_share_one_commit_and_all_of_them_learn_of_its_failure(s
     assert count_teams(sqlite_store) == 1
 
 
+def test_error_that_rests_on_anothers_row_is_told_only_when_that_row_is_durable(sqlite_store: Store) -> None:
+    """The second is refused because of the first's name; then the third makes the commit of all of them fail."""
+    waiting = sqlite_store._group._threads._waiting
+    inside, second_waits = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with sqlite_store.write() as tx:
+            teams.insert_team(tx, name="taken")
+            inside.set()
+            wait_until(lambda: len(waiting) == 1)
+            second_waits.set()
+            wait_until(lambda: len(waiting) == 2)
+
+    def second() -> None:
+        inside.wait()
+        with sqlite_store.write() as tx:
+            teams.insert_team(tx, name="taken")
+
+    def third() -> None:
+        second_waits.wait()
+        with sqlite_store.write() as tx:
+            tx.execute(text("ROLLBACK"))
+
+    results = run_together([first, second, third])
+    assert [type(result) for result in results] == [StoreUnavailableError] * 3
+    assert isinstance(results[1].__context__, ConflictError)
+    assert count_teams(sqlite_store) == 0
+
+
 def test_writers_of_two_stores_on_one_file_take_turns(sqlite_url: str) -> None:
     """Two stores stand for two processes: file locks belong to the open file, not to the process."""
     stores = [Store(sqlite_url), Store(sqlite_url)]
