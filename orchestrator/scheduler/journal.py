@@ -36,7 +36,7 @@ class Digest:
     cursor: int
     logs: tuple[Entry, ...]
     metrics: tuple[Entry, ...]
-    checkpoints: tuple[CheckpointStored, ...]
+    checkpoints: tuple[Entry, ...]
     progress: Progress | None
     phase: str | None
     peak: Peak | None
@@ -49,7 +49,7 @@ def digest_entries(entries: Sequence[Entry], *, cursor: int) -> Digest:
     fresh = [entry for entry in entries if entry.seq > cursor]
     logs: list[Entry] = []
     metrics: list[Entry] = []
-    checkpoints: list[CheckpointStored] = []
+    checkpoints: list[Entry] = []
     progress, phase, peak = None, None, None
     outcome: Succeeded | Failed | Stopped | None = None
     for entry in fresh:
@@ -58,8 +58,8 @@ def digest_entries(entries: Sequence[Entry], *, cursor: int) -> Digest:
                 logs.append(entry)
             case Metric():
                 metrics.append(entry)
-            case CheckpointStored() as checkpoint:
-                checkpoints.append(checkpoint)
+            case CheckpointStored():
+                checkpoints.append(entry)
             case Progress() as report:
                 progress = report
             case Phase(phase=name):

@@ -11,6 +11,8 @@ from orchestrator.domain.pricing import Rate
 
 RESERVE_FRACTION = 10
 """A tenth of the time that the budget buys is kept for stopping and saving, but never more than the grace."""
+LONGEST_SECONDS = 10 * 365 * 24 * 3600
+"""Ten years: a limit beyond it is none, and moments that far ahead can still be written."""
 
 LimitReason = Literal["budget_exceeded", "timeout"]
 
@@ -49,11 +51,11 @@ def choose_run_limit(
     """The nearer of the two limits, None without any. `stop_seconds` below 1 means that nothing is left to run on."""
     limits: list[RunLimit] = []
     if max_cost_usd_micros is not None:
-        affordable = rate.seconds_within(max(0, max_cost_usd_micros - spent.billed_usd_micros))
+        affordable = _affordable_seconds(rate, spent, max_cost_usd_micros)
         if affordable is not None:
             limits.append(_with_reserve(affordable, "budget_exceeded", grace_seconds))
     if max_runtime_seconds is not None:
-        left = max(0, int(max_runtime_seconds - spent.billed_seconds))
+        left = min(LONGEST_SECONDS, max(0, int(max_runtime_seconds - spent.billed_seconds)))
         limits.append(RunLimit(stop_seconds=left, end_seconds=left + grace_seconds, reason="timeout"))
     return min(limits, key=lambda limit: limit.stop_seconds, default=None)
 
@@ -64,8 +66,13 @@ def latest_billed_at(
     """Where billing ends for an attempt that ended at `ended_at`: never after the budget is used up."""
     if started_at is None or max_cost_usd_micros is None:
         return ended_at
-    affordable = rate.seconds_within(max(0, max_cost_usd_micros - spent.billed_usd_micros))
+    affordable = _affordable_seconds(rate, spent, max_cost_usd_micros)
     return ended_at if affordable is None else min(ended_at, started_at + timedelta(seconds=affordable))
+
+
+def _affordable_seconds(rate: Rate, spent: Spent, max_cost_usd_micros: int) -> int | None:
+    seconds = rate.seconds_within(max(0, max_cost_usd_micros - spent.billed_usd_micros))
+    return None if seconds is None or seconds > LONGEST_SECONDS else seconds
 
 
 def _with_reserve(seconds: int, reason: LimitReason, grace_seconds: int) -> RunLimit:

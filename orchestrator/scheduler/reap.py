@@ -174,30 +174,30 @@ def _decide_giving_up(held: Held, facts: ReapFacts) -> GiveUp | None:
             return GiveUp(attempt=attempt, end=outcomes.lost(message), needs_proof=True)
         case AttemptState.LAUNCHING:
             return _decide_unborn(held, facts, is_gone=is_gone)
-        case AttemptState.RUNNING if is_gone:
-            message = f"The supervisor on {attempt.node_name} is not there any more."
-            return GiveUp(attempt=attempt, end=outcomes.lost(message), needs_proof=True)
         case AttemptState.RUNNING if _is_over(attempt.lease_expires_at, MARGIN_SECONDS, facts.now):
             message = f"The worker on {attempt.node_name} has not answered for {times.attempt_lease_seconds} s."
             return GiveUp(attempt=attempt, end=outcomes.lost(message), needs_proof=False)
+        case AttemptState.RUNNING if is_gone:
+            message = f"The supervisor on {attempt.node_name} is not there any more."
+            return GiveUp(attempt=attempt, end=outcomes.lost(message), needs_proof=True)
     return None
 
 
 def _decide_unborn(held: Held, facts: ReapFacts, *, is_gone: bool) -> GiveUp | None:
-    """An attempt that was launched and has never answered."""
+    """An attempt that was launched and has never answered. Past its time it is given up whether or not it is proved."""
     attempt, job = held.attempt, held.job
     assert attempt.started_at is not None, "launching begins with the launch"
     if not held.is_launching and job.cancel_requested_at is not None:
         return GiveUp(attempt=attempt, end=outcomes.cancelled(), needs_proof=True)
     if not held.is_launching and job.pause_requested_at is not None:
         return GiveUp(attempt=attempt, end=outcomes.interrupted(), needs_proof=True)
-    if is_gone:
-        message = f"No supervisor of it was found on {attempt.node_name}."
-        return GiveUp(attempt=attempt, end=outcomes.lost(message), needs_proof=True)
     timeout = facts.times.launch_timeout_seconds
     if _is_over(attempt.started_at, timeout, facts.now):
         message = f"The worker on {attempt.node_name} did not answer within {timeout} s of its launch."
         return GiveUp(attempt=attempt, end=outcomes.lost(message), needs_proof=False)
+    if is_gone:
+        message = f"No supervisor of it was found on {attempt.node_name}."
+        return GiveUp(attempt=attempt, end=outcomes.lost(message), needs_proof=True)
     return None
 
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from orchestrator.domain.artifacts import Checkpoint
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.errors import AttemptGoneError, LeaseLostError
-from orchestrator.domain.ids import new_checkpoint_id
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.protocol import Metric, Pulled
+from orchestrator.domain.protocol import OUTCOME_KINDS, Pulled
 from orchestrator.domain.states import AttemptState
 from orchestrator.runtime.launcher import Launcher, PullRequest
 from orchestrator.scheduler.contacts import Contacts
@@ -22,11 +20,12 @@ from orchestrator.scheduler.grants import Grants
 from orchestrator.scheduler.lead import Leadership
 from orchestrator.scheduler.limits import RunLimit, Spent, choose_run_limit
 from orchestrator.scheduler.loop import Loop
-from orchestrator.scheduler.sentences import STOP_SENTENCES, describe_checkpoint, describe_metric, describe_result
+from orchestrator.scheduler.reports import store_reports
+from orchestrator.scheduler.sentences import STOP_SENTENCES, describe_result
 from orchestrator.scheduler.spending import read_spent
 from orchestrator.scheduler.watching import News, Seen, decide_news
-from orchestrator.store import attempts, checkpoints, events, jobs, logs, metrics
-from orchestrator.store.session import ReadTx, Store, WriteTx
+from orchestrator.store import attempts, events, jobs
+from orchestrator.store.session import ReadTx, Store
 
 PULL_TIMEOUT_SECONDS = 5.0
 """An attempt that does not answer in this time is asked again in the next pass."""
@@ -144,7 +143,7 @@ class Watch:
         return answers
 
     def _note_outcome(self, attempt: Attempt, answer: Pulled) -> float:
-        if any(entry.report.kind in ("succeeded", "failed", "stopped") for entry in answer.entries):
+        if any(entry.report.kind in OUTCOME_KINDS for entry in answer.entries):
             return self._contacts.note_outcome(attempt.attempt_id)
         return 0.0
 
@@ -154,10 +153,11 @@ class Watch:
         if news.stop is not None:
             self._ask_to_stop(news)
         with self._store.write() as tx:
-            self._store_reports(tx, news)
+            store_reports(tx, news, lease_seconds=self._times.attempt_lease_seconds)
             if news.stop is not None:
-                attempts.request_stop(tx, attempt.attempt_id, attempt.lease_token, news.stop.reason.reason)
-                events.append_event(tx, attempt.job_id, message=STOP_SENTENCES[news.stop.reason.reason])
+                reason = news.stop.reason.reason
+                attempts.request_stop(tx, attempt.attempt_id, attempt.lease_token, reason)
+                events.append_event(tx, attempt.job_id, message=STOP_SENTENCES[reason])
             if news.result is not None:
                 changes = {"result": news.result, "phase": None}
                 attempts.apply_attempt_transition(
@@ -183,68 +183,3 @@ class Watch:
             )
         except AttemptGoneError:
             self._contacts.note_gone(news.attempt.attempt_id)
-
-    def _store_reports(self, tx: WriteTx, news: News) -> None:
-        """The guarded write comes first: without the lease, or behind the cursor, nothing else is tried."""
-        attempt, digest = news.attempt, news.digest
-        peak = digest.peak
-        attempts.record_contact(
-            tx,
-            attempt.attempt_id,
-            attempt.lease_token,
-            cursor_before=attempt.cursor,
-            cursor=digest.cursor,
-            lease_seconds=self._times.attempt_lease_seconds,
-            peaks=attempts.Peaks() if peak is None else attempts.Peaks(**peak.model_dump(exclude={"kind"})),
-            phase=digest.phase,
-            alive_at=news.ended_at,
-        )
-        if attempt.state is AttemptState.LAUNCHING:
-            self._welcome(tx, attempt)
-        where = (attempt.job_id, attempt.attempt_id, attempt.number)
-        logs.append_logs(tx, *where, digest.logs)
-        metrics.append_metrics(tx, *where, digest.metrics)
-        progress = digest.progress
-        jobs.record_progress(
-            tx,
-            attempt.job_id,
-            step=progress.step if progress else None,
-            total_steps=progress.total_steps if progress else None,
-            trained_tokens=progress.trained_tokens if progress else None,
-            phase=digest.phase,
-        )
-        self._store_checkpoints(tx, news)
-        total_steps = progress.total_steps if progress else news.job.total_steps
-        for entry in digest.metrics:
-            assert isinstance(entry.report, Metric)
-            said = describe_metric(entry.report, total_steps=total_steps)
-            if said is not None:
-                events.append_event(tx, attempt.job_id, message=said[0], type="metrics", data=said[1])
-
-    def _welcome(self, tx: WriteTx, attempt: Attempt) -> None:
-        attempts.apply_attempt_transition(tx, attempt.attempt_id, attempt.lease_token, AttemptState.RUNNING)
-        waited = (tx.now() - attempt.started_at).total_seconds() if attempt.started_at else 0.0
-        message = (
-            f"The worker of attempt {attempt.number} on {attempt.node_name} answers, {waited:.1f} s after its launch."
-        )
-        events.append_event(tx, attempt.job_id, message=message)
-
-    def _store_checkpoints(self, tx: WriteTx, news: News) -> None:
-        attempt = news.attempt
-        for report in news.digest.checkpoints:
-            checkpoints.insert_checkpoint(
-                tx,
-                Checkpoint(
-                    checkpoint_id=new_checkpoint_id(),
-                    job_id=attempt.job_id,
-                    attempt_id=attempt.attempt_id,
-                    attempt_number=attempt.number,
-                    step=report.step,
-                    key_prefix=report.key_prefix,
-                    files=report.files,
-                    metrics=report.metrics,
-                    created_at=tx.now(),
-                ),
-            )
-            data = {"step": report.step, "attempt": attempt.number}
-            events.append_event(tx, attempt.job_id, message=describe_checkpoint(report), data=data)

@@ -138,16 +138,23 @@ def _is_due(seen: Seen) -> bool:
     return seen.now - last >= timedelta(seconds=seen.lease_seconds / RENEWALS_PER_LEASE)
 
 
+def choose_moment(at_unix: float | None, *, attempt: Attempt, now: datetime) -> datetime:
+    """When something happened by the worker's clock, held between our last contact and now.
+
+    Without a moment of the worker's, the last contact: what came after it is not known.
+    """
+    earliest = attempt.last_contact_at or attempt.started_at or now
+    if at_unix is None:
+        return earliest
+    limited = min(max(at_unix, earliest.timestamp()), now.timestamp())
+    return max(earliest, datetime.fromtimestamp(limited, UTC))
+
+
 def _choose_end_moment(seen: Seen, digest: Digest) -> datetime:
-    """The last proof of life: the worker's clock, held between what we saw ourselves, and never over the budget."""
+    """The last proof of life, and never over the budget."""
     attempt = seen.attempt
-    earliest = attempt.last_contact_at or attempt.started_at or seen.now
-    moment = earliest
-    if digest.last_entry_at_unix is not None:
-        limited = min(max(digest.last_entry_at_unix, earliest.timestamp()), seen.now.timestamp())
-        moment = datetime.fromtimestamp(limited, UTC)
     return latest_billed_at(
-        max(moment, earliest),
+        choose_moment(digest.last_entry_at_unix, attempt=attempt, now=seen.now),
         started_at=attempt.started_at,
         rate=attempt.rate,
         spent=seen.spent,

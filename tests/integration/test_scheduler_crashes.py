@@ -85,7 +85,9 @@ def _check_history(rig: Rig, job: Job) -> None:
     assert final == [story[-1]], "exactly one final event, and it is the last"
     last = tried[-1]
     begun = (last.resumed_from_step or 0) + 1
-    assert [r.text for r in lines if r.attempt_number == last.number] == [f"step {n}" for n in range(begun, TOTAL_STEPS + 1)]
+    assert [r.text for r in lines if r.attempt_number == last.number] == [
+        f"step {n}" for n in range(begun, TOTAL_STEPS + 1)
+    ]
     assert [r.step for r in figures if r.attempt_number == last.number] == list(range(begun, TOTAL_STEPS + 1))
     assert Counter((r.attempt_number, r.seq) for r in lines).most_common(1)[0][1] == 1
     for earlier, later in pairwise(entries):

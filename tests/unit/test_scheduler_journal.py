@@ -46,7 +46,7 @@ def test_a_digest_holds_all_rows_and_the_newest_figures() -> None:
     digest = digest_entries(STORY, cursor=0)
     assert [entry.report.text for entry in digest.logs if isinstance(entry.report, LogLine)] == ["a", "b"]
     assert [entry.seq for entry in digest.metrics] == [4]
-    assert [checkpoint.step for checkpoint in digest.checkpoints] == [1]
+    assert [entry.seq for entry in digest.checkpoints] == [7]
     assert digest.progress == Progress(step=3, total_steps=3, trained_tokens=9)
     assert digest.phase == "training"
     assert digest.peak == Peak(allocated_bytes=5, reserved_bytes=2, device_bytes=8)
