@@ -1,4 +1,6 @@
-"""Durable submissions per second with 16 connections, on SQLite and PostgreSQL, beside a bare insert of a job and event.
+"""Durable submissions per second with 16 connections, on SQLite and PostgreSQL, beside a bare insert.
+
+The bare app writes one job and one event in one transaction, and nothing else.
 
 `python -m tests.bench.submissions`
 """
