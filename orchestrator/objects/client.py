@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from orchestrator.domain.errors import NotFoundError, ObjectsUnavailableError
 from orchestrator.domain.protocol import UploadGrant
 from orchestrator.objects.faults import CONFLICT_CODES, MISSING_CODES, PRECONDITION_CODES, error_code, translated
-from orchestrator.objects.reader import ObjectStream
+from orchestrator.objects.reader import ObjectStream, checked_chunks
 from orchestrator.objects.writer import ObjectWriter
 
 if TYPE_CHECKING:
@@ -127,6 +127,10 @@ class Objects:
     def stream(self, key: str, start: int = 0) -> ObjectStream:
         """Chunks from byte `start` on. It is open on return, so a missing object raises here."""
         return ObjectStream(self._client, self.bucket, key, start=start)
+
+    def stream_checked(self, key: str, *, size_bytes: int, sha256: str) -> Iterator[bytes]:
+        """Chunks of the whole object, of which the last comes only if all are those on record. Open on return."""
+        return checked_chunks(self.stream(key), size_bytes=size_bytes, sha256=sha256)
 
     def head(self, key: str) -> ObjectInfo | None:
         with translated(f"looking for {key}"):

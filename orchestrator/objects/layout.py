@@ -10,8 +10,12 @@ def file_key(team_id: str, file_id: str) -> str:
     return f"teams/{_part(team_id)}/files/{_part(file_id)}"
 
 
+def upload_prefix(team_id: str, upload_id: str) -> str:
+    return f"teams/{_part(team_id)}/uploads/{_part(upload_id)}/"
+
+
 def upload_part_key(team_id: str, upload_id: str, part_id: str) -> str:
-    return f"teams/{_part(team_id)}/uploads/{_part(upload_id)}/{_part(part_id)}"
+    return upload_prefix(team_id, upload_id) + _part(part_id)
 
 
 def attempt_prefix(job_id: str, attempt_id: str, number: int) -> str:

@@ -3,7 +3,9 @@
 All chunks are of one version of the object: going on asks for the ETag that the first answer had.
 """
 
+import hashlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
@@ -87,3 +89,25 @@ class ObjectStream:
             if isinstance(error.__cause__, ClientError) and error_code(error.__cause__) in PRECONDITION_CODES:
                 raise ObjectsUnavailableError(f"reading {self._key}: it was replaced while it was read") from broken
             raise
+
+
+def checked_chunks(stream: ObjectStream, *, size_bytes: int, sha256: str) -> Iterator[bytes]:
+    """The stream's chunks; the last one only if all bytes together are those on record.
+
+    So whoever counts the bytes never takes a damaged object for a whole one. Raises ObjectsUnavailableError
+    (object_damaged). Closing the generator closes the stream.
+    """
+    digest, seen, held = hashlib.sha256(), 0, b""
+    try:
+        for chunk in stream:
+            digest.update(chunk)
+            seen += len(chunk)
+            if held:
+                yield held
+            held = chunk
+        if seen != size_bytes or digest.hexdigest() != sha256:
+            raise ObjectsUnavailableError("the stored bytes are not those that were checked", code="object_damaged")
+        if held:
+            yield held
+    finally:
+        stream.close()

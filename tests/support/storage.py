@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,10 +172,18 @@ def storage_server() -> Iterator[StorageServer]:
         server.remove()
 
 
-@pytest.fixture
-def objects(storage_server: StorageServer) -> Iterator[Objects]:
-    """An empty bucket that nobody else has. It goes with the server: SeaweedFS needs a second to delete one."""
-    opened = storage_server.open_objects(f"test-{uuid.uuid4().hex}")
-    opened.ensure_bucket()
+@pytest.fixture(scope="session")
+def storage_connection(storage_server: StorageServer) -> Iterator[Objects]:
+    """boto3 takes long to make a client, so the tests of a process share theirs."""
+    opened = storage_server.open_objects("readiness")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def objects(storage_connection: Objects) -> Objects:
+    """An empty bucket that nobody else has. It goes with the server: SeaweedFS needs a second to delete one."""
+    opened = copy(storage_connection)
+    opened.bucket = f"test-{uuid.uuid4().hex}"
+    opened.ensure_bucket()
+    return opened
