@@ -61,7 +61,7 @@ CPU_LOADING_HEAP_BYTES = 256 * MIB
 """What quantizing the weights on CPU leaves behind in malloc's arenas; training uses it again (measured likewise)."""
 CUDA_RUNTIME_BYTES = 640 * MIB
 """CUDA's context and loaded kernels, some 500 MiB on recent devices, and cuBLAS's workspaces. Not measured by us."""
-CUDA_MARGIN_SHARE = 0.06
+CUDA_MARGIN_SHARE = 0.08
 """Blocks that the caching allocator rounds up or cannot split."""
 
 
