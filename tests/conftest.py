@@ -1,3 +1,3 @@
 """Fixtures that every test may ask for, by the module that defines them."""
 
-pytest_plugins = ["tests.support.databases"]
+pytest_plugins = ["tests.support.databases", "tests.support.models", "tests.support.storage"]

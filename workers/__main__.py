@@ -1,0 +1,127 @@
+"""The entry of a training process: `python -m workers train SPEC` or `python -m workers validate SPEC`.
+
+What is loaded depends on the command, by name and only after the process is set up: torch reads its environment when it
+is imported, and counting tokens needs no torch at all. The contract with the supervisor: TUNEPOOL_REPORT_FD is a pipe
+that takes one JSON line per report (for validate: one line, the result); standard input is the control pipe, and its
+end ends this process; the last report of a training is its outcome. Without the variable, a training reports into its
+work folder instead, for use by hand.
+"""
+
+import ctypes
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import stamina.instrumentation
+
+from orchestrator.domain.protocol import AttemptSpec, ValidationSpec
+from workers.context import Context, LocalContext, RemoteContext, end_process_group, write_all
+from workers.failures import classify
+from workers.transfers import download_file, new_client
+
+logger = logging.getLogger("workers")
+
+RECIPES = {"supervised": "workers.recipes.sft"}
+"""The module of each method; its `run` is the recipe."""
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a child gets when the thread that started it ends."""
+ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",  # rows are encoded one by one, and its threads do not survive a fork
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+QUIET_LOGGERS = ("httpx2", "httpcore2", "bitsandbytes", "transformers", "datasets", "accelerate", "filelock")
+"""Shown from warnings up, or errors: the HTTP client logs addresses, and those are secrets here."""
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2 or arguments[0] not in {"train", "validate"}:
+        sys.stderr.write("usage: python -m workers train|validate SPEC_PATH\n")
+        return 2
+    started_at = time.monotonic()
+    prepare_process()
+    command, path = arguments[0], Path(arguments[1])
+    return train(path, started_at=started_at) if command == "train" else validate(path)
+
+
+def prepare_process() -> None:
+    """Die with the supervisor, keep libraries quiet, and log to standard error."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR if name == "bitsandbytes" else logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl|accelerate)\b")
+    stamina.instrumentation.set_on_retry_hooks([_log_retry])
+
+
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    """Only the type of the error: its text holds the presigned address."""
+    logger.warning(
+        "%s, trying again in %.1f s (number %d)",
+        type(details.caused_by).__name__,
+        details.wait_for,
+        details.retry_num,
+    )
+
+
+def train(path: Path, *, started_at: float) -> int:
+    """Run the recipe of the spec's method; its outcome, or the failure, is the last report."""
+    spec = AttemptSpec.model_validate_json(path.read_bytes())
+    context = _open_context(spec)
+    os.environ.setdefault("HF_HUB_OFFLINE", "0" if spec.model.kind == "hub" else "1")
+    try:
+        recipe = importlib.import_module(RECIPES[spec.plan.method])
+        outcome = recipe.run(spec, context, started_at=started_at)
+    except Exception as error:
+        failed = classify(error)
+        logger.exception("the training failed: %s", failed.failure)
+        context.report(failed)
+        return 1
+    context.report(outcome)
+    return 0
+
+
+def validate(path: Path) -> int:
+    """Count the tokens of the spec's files; the result is one line on the report pipe, or on standard output."""
+    report_fd = int(os.environ.get("TUNEPOOL_REPORT_FD", "1"))
+    if report_fd != 1:
+        threading.Thread(target=_end_with_stdin, name="control", daemon=True).start()
+    spec = ValidationSpec.model_validate_json(path.read_bytes())
+    os.environ.setdefault("HF_HUB_OFFLINE", "0" if spec.model.kind == "hub" else "1")
+    sys.modules["torch"] = None  # type: ignore[assignment] # transformers imports it when it can: two seconds, 150 MB
+    validation = importlib.import_module("workers.validation")
+    client = new_client()
+    result = validation.run(spec, lambda remote, target: download_file(remote, target, client=client))
+    with os.fdopen(report_fd, "wb", buffering=0) as pipe:
+        write_all(pipe, result.model_dump_json().encode() + b"\n")
+    return 0
+
+
+def _open_context(spec: AttemptSpec) -> Context:
+    report_fd = os.environ.get("TUNEPOOL_REPORT_FD")
+    if report_fd is None:
+        return LocalContext(Path(spec.work_dir) / "local", key_prefix=spec.upload.key_prefix)
+    return RemoteContext(spec.upload, report_fd=int(report_fd), control=sys.stdin)
+
+
+def _end_with_stdin() -> None:
+    while sys.stdin.readline():
+        pass
+    end_process_group()
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the outcome is reported: no thread or library may hold the process back now

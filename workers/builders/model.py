@@ -1,0 +1,136 @@
+"""From a checked folder and a plan to a model that is ready to train: frozen base, quantized or not, and its adapter.
+
+The base is read from safetensors only and runs no code of its own. Adapters are float32 whatever the base is: Adam's
+steps are often smaller than bfloat16 can add to a weight.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, replace_lora_weights_loftq
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from orchestrator.domain.plan import TrainingPlan
+from orchestrator.domain.protocol import DeviceGrant
+from workers.failures import ModelError, UserError
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_INITS: dict[str, Any] = {
+    "default": True,
+    "gaussian": "gaussian",
+    "pissa": "pissa",
+    "olora": "olora",
+    "loftq": True,
+}
+"""LoftQ starts as the default and is then fitted to the quantized base (Li et al. 2023)."""
+MUTATING_INITS = frozenset({"pissa", "olora"})
+"""Inits that take what the adapter starts with out of the base weights, so that saving has to undo it."""
+
+
+def compute_dtype(plan: TrainingPlan) -> torch.dtype:
+    return _DTYPES[plan.compute_dtype]
+
+
+def check_plan(plan: TrainingPlan, device: DeviceGrant) -> None:
+    """Raise UserError for combinations that cannot work, before anything heavy is loaded."""
+    if plan.compute_dtype == "float16" and device.kind == "cpu":
+        raise UserError("quantization.compute_dtype 'float16' needs a CUDA device; on a CPU use 'bfloat16'")
+    if plan.lora_init == "loftq" and plan.quantization not in {"nf4", "fp4"}:
+        raise UserError("lora.init 'loftq' needs quantization.type 'nf4' or 'fp4'")
+    if plan.lora_init in MUTATING_INITS and plan.quantization != "none":
+        raise UserError(f"lora.init {plan.lora_init!r} needs quantization.type 'none'")
+
+
+def load_base_model(folder: Path, plan: TrainingPlan, device: DeviceGrant) -> PreTrainedModel:
+    """The base model on its device, frozen. Raises ModelError when the folder is not what it should be."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=compute_dtype(plan),
+            device_map={"": "cuda:0" if device.kind == "cuda" else "cpu"},
+            quantization_config=_quantization(plan),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"the base model cannot be loaded: {str(error)[:300]}") from error
+    model.requires_grad_(requires_grad=False)
+    return model
+
+
+def add_adapter(model: PreTrainedModel, plan: TrainingPlan, *, folder: Path, base_name: str) -> PeftModel:
+    """Wrap `model` with a fresh adapter; the random numbers come from torch's generator. Raises UserError.
+
+    The adapter names its base `base_name`, not the folder that it happens to lie in on this node.
+    """
+    model.name_or_path = base_name
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=plan.lora_r,
+        lora_alpha=plan.lora_alpha,
+        lora_dropout=plan.lora_dropout,
+        target_modules=sorted(plan.lora_target_modules),
+        bias=plan.lora_bias,
+        use_rslora=plan.use_rslora,
+        use_dora=plan.use_dora,
+        init_lora_weights=_INITS[plan.lora_init],
+    )
+    try:
+        adapted = get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(f"the adapter cannot be put on this model: {str(error)[:300]}") from error
+    if plan.lora_init == "loftq":
+        _fit_loftq(adapted, folder)
+    return adapted
+
+
+@contextmanager
+def adapter_kept_in_float32(model: PeftModel) -> Iterator[None]:
+    """Undo what TRL's trainer does on construction: it rounds the adapter of a quantized model to bfloat16.
+
+    Its own comment spares DoRA's magnitudes because their updates vanish in bfloat16; late in a schedule all do.
+    """
+    kept = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
+    yield
+    for name, weight in model.named_parameters():
+        if name in kept:
+            weight.data = kept[name]
+
+
+def precision_arguments(plan: TrainingPlan) -> dict[str, Any]:
+    """Arguments of TrainingArguments: products in the compute dtype, the adapter and its optimizer in float32.
+
+    Measured 2026-11-23 on two EPYC cores with AVX512-BF16, SmolLM2-135M, a micro-batch [4, 64], CPU seconds a step:
+    float32 2.4; bfloat16 base without autocast 1.6, with it 1.4; NF4 1.6 and 1.5.
+    """
+    return {"bf16": plan.compute_dtype == "bfloat16", "fp16": plan.compute_dtype == "float16"}
+
+
+def _quantization(plan: TrainingPlan) -> BitsAndBytesConfig | None:
+    if plan.quantization == "none":
+        return None
+    if plan.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=plan.quantization,
+        bnb_4bit_use_double_quant=plan.double_quant,
+        bnb_4bit_compute_dtype=compute_dtype(plan),
+    )
+
+
+def _fit_loftq(model: PeftModel, folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UserError("lora.init 'loftq' needs a base model whose weights are one safetensors file")
+    replace_lora_weights_loftq(model, model_path=str(files[0]))
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()

@@ -1,0 +1,38 @@
+"""From the plan's optimizer and schedule to the trainer's words, and what a device cannot do is refused by name."""
+
+from typing import Any, Literal
+
+from orchestrator.domain.plan import TrainingPlan
+from workers.failures import UserError
+
+_OPTIMIZERS = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
+_CUDA_ONLY = frozenset({"adamw_8bit", "paged_adamw_8bit"})
+"""bitsandbytes keeps 8-bit states in CUDA memory, and pages them by CUDA's unified memory."""
+_SCHEDULERS = frozenset({"linear", "cosine", "constant", "constant_with_warmup"})
+
+
+def optimizer_arguments(plan: TrainingPlan, kind: Literal["cpu", "cuda"]) -> dict[str, Any]:
+    """Arguments of transformers' TrainingArguments. Raises UserError for what this device or version does not have.
+
+    Adam's betas and epsilon are torch's defaults (0.9, 0.999, 1e-8). `max_grad_norm` 0 clips nothing.
+    """
+    if plan.optimizer not in _OPTIMIZERS:
+        raise UserError(f"training.optimizer {plan.optimizer!r} is not known to this worker")
+    if plan.scheduler not in _SCHEDULERS:
+        raise UserError(f"training.scheduler {plan.scheduler!r} is not known to this worker")
+    if kind == "cpu" and plan.optimizer in _CUDA_ONLY:
+        raise UserError(f"training.optimizer {plan.optimizer!r} needs a CUDA device; on a CPU use 'adamw'")
+    return {
+        "optim": _OPTIMIZERS[plan.optimizer],
+        "learning_rate": plan.learning_rate,
+        "lr_scheduler_type": plan.scheduler,
+        "warmup_steps": plan.warmup_ratio,  # below 1 it is a share of all steps
+        "weight_decay": plan.weight_decay,
+        "max_grad_norm": plan.max_grad_norm,
+    }
