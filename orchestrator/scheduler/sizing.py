@@ -5,7 +5,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate, estimate_memory, estimate_time
+from orchestrator.domain.estimate import (
+    KINDS,
+    DeviceKind,
+    MemoryEstimate,
+    TimeEstimate,
+    can_run,
+    estimate_memory,
+    estimate_time,
+)
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
@@ -14,13 +22,12 @@ from orchestrator.domain.pricing import Rate
 from orchestrator.domain.spec import AUTO
 from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
 
-KINDS: tuple[DeviceKind, ...] = ("cpu", "cuda")
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizing:
-    """`home` is the device that an empty pool would give the job; None when none of its devices could hold it."""
+    """By each kind of device that can run the plan. `home` is the device that an empty pool would give the job."""
 
     memory: Mapping[DeviceKind, MemoryEstimate]
     time: Mapping[DeviceKind, TimeEstimate]
@@ -42,10 +49,11 @@ def size_job(
     prices: Mapping[str, int],
 ) -> Sizing:
     """`prices` holds micro-dollars per device-hour by device type, for every type among `rooms`."""
-    memory = {kind: estimate_memory(plan, facts, kind) for kind in KINDS}
+    kinds = [kind for kind in KINDS if can_run(plan, kind)]
+    memory = {kind: estimate_memory(plan, facts, kind) for kind in kinds}
     time = {
         kind: estimate_time(plan, facts, total_tokens=tokens.total_tokens, rows=tokens.rows, kind=kind)
-        for kind in KINDS
+        for kind in kinds
     }
     footprints: dict[str, int] = {kind: estimate.total_bytes for kind, estimate in memory.items()}
     home = choose_device(
