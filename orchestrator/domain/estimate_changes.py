@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from orchestrator.domain.estimate import estimate_memory
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.placement import DeviceKind
-from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan
+from orchestrator.domain.plan import INITS_OF_16_BIT, SEQ_MULTIPLE_TOKENS, TrainingPlan
 
 Setting = bool | int | str
-INITS_OF_16_BIT = frozenset({"pissa", "olora"})
-"""They split the base weights, which quantized ones cannot be."""
 
 
 @dataclass(frozen=True, kw_only=True)

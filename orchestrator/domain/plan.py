@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.models import ModelFacts
-from orchestrator.domain.spec import AUTO, JobSpec, LoraInit
+from orchestrator.domain.spec import AUTO, JobShape, LoraInit
 
 DEFAULT_EPOCHS = 3
 DEFAULT_BATCH_ROWS = 8
@@ -15,6 +15,9 @@ BASE_LEARNING_RATE = 2e-4
 """QLoRA's rate for models up to 13B (Dettmers et al. 2023, table 9); `learning_rate_multiplier` multiplies it."""
 DEFAULT_MAX_SEQ_TOKENS = 2048
 """Used for 'auto' only until the rows' real lengths are known; then the longest row decides, up to the context."""
+LARGEST_LEARNING_RATE = 1.0
+INITS_OF_16_BIT = frozenset({"pissa", "olora"})
+"""They take what the adapter starts with out of the base weights, which quantized ones do not allow."""
 SEQ_MULTIPLE_TOKENS = 64
 """Lengths are rounded up to this, so that kernels meet few different shapes."""
 DEFAULT_CHECKPOINT_SECONDS = 600
@@ -77,19 +80,22 @@ class TrainingPlan(BaseModel):
         return min(steps, self.max_steps) if self.max_steps else steps
 
 
-def resolve_plan(spec: JobSpec, facts: ModelFacts, *, seed: int, tokens: TokenReport | None = None) -> TrainingPlan:
+def resolve_plan(spec: JobShape, facts: ModelFacts, *, seed: int, tokens: TokenReport | None = None) -> TrainingPlan:
     """Replace each 'auto'. Raises InvalidRequestError, naming the field, for what cannot be done on this model."""
     training, lora = spec.training, spec.lora
     hyper = spec.method.supervised.hyperparameters
     batch, micro, accumulation = _resolve_batch(spec)
     seq_tokens = _resolve_length(spec, facts, tokens)
-    multiplier = 1.0 if hyper.learning_rate_multiplier == AUTO else hyper.learning_rate_multiplier
     epochs = DEFAULT_EPOCHS if hyper.n_epochs == AUTO else hyper.n_epochs
     checkpointing = training.gradient_checkpointing
     if checkpointing == AUTO:
         checkpointing = micro * seq_tokens >= CHECKPOINTING_FROM_TOKENS
+    _check_init(spec)
+    learning_rate = _resolve_learning_rate(spec)
     rows = tokens.rows if tokens else 0
     steps = -(-rows // batch) * epochs if rows else None
+    if steps and training.max_steps:
+        steps = min(steps, training.max_steps)
     return TrainingPlan(
         method=spec.method.type,
         epochs=epochs,
@@ -100,7 +106,7 @@ def resolve_plan(spec: JobSpec, facts: ModelFacts, *, seed: int, tokens: TokenRe
         max_seq_tokens=seq_tokens,
         packing=training.packing,
         gradient_checkpointing=checkpointing,
-        learning_rate=training.learning_rate or BASE_LEARNING_RATE * multiplier,
+        learning_rate=learning_rate,
         optimizer=training.optimizer,
         scheduler=training.scheduler,
         warmup_ratio=training.warmup_ratio,
@@ -126,7 +132,7 @@ def resolve_plan(spec: JobSpec, facts: ModelFacts, *, seed: int, tokens: TokenRe
     )
 
 
-def resolve_targets(spec: JobSpec, facts: ModelFacts) -> tuple[str, ...]:
+def resolve_targets(spec: JobShape, facts: ModelFacts) -> tuple[str, ...]:
     """The module names that get an adapter. Raises InvalidRequestError naming those that the model lacks."""
     names = facts.linear_names
     asked = spec.lora.target_modules
@@ -144,7 +150,29 @@ def resolve_targets(spec: JobSpec, facts: ModelFacts) -> tuple[str, ...]:
     return tuple(sorted(set(asked)))
 
 
-def _resolve_batch(spec: JobSpec) -> tuple[int, int, int]:
+def _resolve_learning_rate(spec: JobShape) -> float:
+    if spec.training.learning_rate is not None:
+        return spec.training.learning_rate
+    multiplier = spec.method.supervised.hyperparameters.learning_rate_multiplier
+    rate = BASE_LEARNING_RATE * (1.0 if multiplier == AUTO else multiplier)
+    if not 0 < rate <= LARGEST_LEARNING_RATE:
+        raise InvalidRequestError(
+            f"learning_rate_multiplier {multiplier:g} makes the learning rate {rate:g}, above {LARGEST_LEARNING_RATE:g}",
+            param="method.supervised.hyperparameters.learning_rate_multiplier",
+        )
+    return rate
+
+
+def _check_init(spec: JobShape) -> None:
+    """The inits that read or split the base weights depend on how those are stored."""
+    init, quantization = spec.lora.init, spec.quantization.type
+    if init == "loftq" and quantization not in {"nf4", "fp4"}:
+        raise InvalidRequestError("lora.init 'loftq' needs quantization.type 'nf4' or 'fp4'", param="lora.init")
+    if init in INITS_OF_16_BIT and quantization != "none":
+        raise InvalidRequestError(f"lora.init {init!r} needs quantization.type 'none'", param="lora.init")
+
+
+def _resolve_batch(spec: JobShape) -> tuple[int, int, int]:
     """(batch, micro, accumulation) in rows, rows and steps, with batch = micro x accumulation."""
     batch = spec.method.supervised.hyperparameters.batch_size
     micro, accumulation = spec.training.micro_batch_size, spec.training.gradient_accumulation
@@ -157,10 +185,10 @@ def _resolve_batch(spec: JobSpec) -> tuple[int, int, int]:
         return batch, rows, batch // rows
     if micro == AUTO:
         assert accumulation != AUTO
-        micro = batch // accumulation
-    if accumulation == AUTO:
-        accumulation = batch // micro if micro else 0
-    if micro * accumulation != batch:
+        micro = _divide(batch, accumulation, param="training.gradient_accumulation")
+    elif accumulation == AUTO:
+        accumulation = _divide(batch, micro, param="training.micro_batch_size")
+    elif micro * accumulation != batch:
         raise InvalidRequestError(
             f"batch_size {batch} is not micro_batch_size {micro} x gradient_accumulation {accumulation}",
             param="training.micro_batch_size",
@@ -168,7 +196,13 @@ def _resolve_batch(spec: JobSpec) -> tuple[int, int, int]:
     return batch, micro, accumulation
 
 
-def _resolve_length(spec: JobSpec, facts: ModelFacts, tokens: TokenReport | None) -> int:
+def _divide(batch: int, by: int, *, param: str) -> int:
+    if batch % by:
+        raise InvalidRequestError(f"{param} {by} does not divide batch_size {batch}", param=param)
+    return batch // by
+
+
+def _resolve_length(spec: JobShape, facts: ModelFacts, tokens: TokenReport | None) -> int:
     asked = spec.training.max_seq_length
     if asked != AUTO:
         if asked > facts.max_context_tokens:
@@ -183,7 +217,7 @@ def _resolve_length(spec: JobSpec, facts: ModelFacts, tokens: TokenReport | None
     return min(rounded, facts.max_context_tokens)
 
 
-def _resolve_eval_steps(spec: JobSpec, steps: int | None) -> int | None:
+def _resolve_eval_steps(spec: JobShape, steps: int | None) -> int | None:
     """None without a validation file; 'auto' is eight evaluations a run."""
     if spec.validation_file is None or spec.training.eval_steps is None:
         return None

@@ -17,9 +17,9 @@ LoraInit = Literal["default", "gaussian", "pissa", "olora", "loftq"]
 
 
 class Strict(BaseModel):
-    """Frozen, and refuses fields that it does not know."""
+    """Frozen, and refuses fields that it does not know, and numbers that JSON cannot hold."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Hyperparameters(Strict):
@@ -91,10 +91,14 @@ class ResourcesSpec(Strict):
     max_runtime_seconds: PositiveInt | None = None
 
 
-class JobSpec(Strict):
+FileId = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class JobShape(Strict):
+    """All of a job but its rows: what a plan and an estimate can be made of."""
+
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    training_file: Annotated[str, Field(min_length=1, max_length=128)]
-    validation_file: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    validation_file: FileId | None = None
     method: Method = Method()
     suffix: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
@@ -122,7 +126,7 @@ class JobSpec(Strict):
         return value
 
     @model_validator(mode="after")
-    def _one_learning_rate(self) -> "JobSpec":
+    def _one_learning_rate(self) -> "JobShape":
         multiplier = self.method.supervised.hyperparameters.learning_rate_multiplier
         if self.training.learning_rate is not None and multiplier != AUTO:
             raise ValueError("give training.learning_rate or hyperparameters.learning_rate_multiplier, not both")
@@ -132,3 +136,20 @@ class JobSpec(Strict):
     def max_cost_usd_micros(self) -> int | None:
         """The limit in micro-dollars, exact because at most six decimal places are accepted."""
         return None if self.max_cost_usd is None else int(self.max_cost_usd * 1_000_000)
+
+
+class JobSpec(JobShape):
+    training_file: FileId
+
+
+class EstimateSpec(JobShape):
+    """A job to be estimated. Without `training_file` its rows are described: how many, and how long.
+
+    `tokens` and `longest_row_tokens` count by the model's own tokenizer and template; what is not given is guessed from
+    the file's size or from `rows`, and the answer says so.
+    """
+
+    training_file: FileId | None = None
+    rows: PositiveInt | None = None
+    tokens: PositiveInt | None = None
+    longest_row_tokens: PositiveInt | None = None
