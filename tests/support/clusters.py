@@ -1,0 +1,173 @@
+"""Real Ray clusters on this machine: declared devices, token authentication on, and nothing left behind.
+
+One node listens on loopback alone, as the embedded stack's does; Ray does not allow several nodes that way.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from orchestrator.runtime.devices import declare_device, ray_start_arguments
+from orchestrator.runtime.launcher import DeclaredDevice
+from orchestrator.runtime.ray import RayLauncher, ray_environment
+from tests.support.attempt_specs import MIB, STUB_COMMAND
+
+HOST = "127.0.0.1"
+OBJECT_STORE_BYTES = 80 * MIB
+READY_SECONDS = 90.0
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""With "clusters" declared off, Ray binds loopback alone and calls itself by that address."""
+_MARK = "TEST_CLUSTER_MARK"
+
+
+@dataclass
+class Cluster:
+    """A head with its node, and further nodes. `port` stays the same over `start_head`."""
+
+    folder: Path
+    port: int
+    token: str
+    mark: str
+    is_loopback: bool
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    launchers: list[RayLauncher] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs that attaches to this cluster, or is part of it."""
+        return {**os.environ, **ray_environment(self.token), **self._binding, _MARK: self.mark}
+
+    def start_head(self, devices: Sequence[DeclaredDevice]) -> None:
+        self._start(["--head", "--port", str(self.port), "--node-ip-address", HOST], devices)
+
+    def add_node(self, devices: Sequence[DeclaredDevice]) -> None:
+        """Another node of the same machine."""
+        self._start(["--address", self.address, "--node-ip-address", HOST], devices)
+
+    def launcher(self, **changes: object) -> RayLauncher:
+        """One more control plane's launcher, whose workers are the stub; closed with the cluster."""
+        options: dict[str, object] = {
+            "stop_grace_seconds": 2.0,
+            "worker_command": STUB_COMMAND,
+            "environment": LOOPBACK,
+        }
+        options |= changes
+        launcher = RayLauncher(self.address, "tunepool", self.token, **options)  # type: ignore[arg-type]
+        self.launchers.append(launcher)
+        return launcher
+
+    def wait_ready(self, devices: int) -> RayLauncher:
+        """A launcher that sees this many devices."""
+        launcher = self.launcher()
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            with suppress(Exception):
+                if len(launcher.list_devices()) == devices:
+                    return launcher
+            assert time.monotonic() < deadline, self._logs()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the cluster at once, its actors and what they started included."""
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        for node in self.nodes:
+            node.wait()
+        deadline = time.monotonic() + 20
+        while self._processes():
+            assert time.monotonic() < deadline, self._processes()
+            time.sleep(0.02)
+        self.nodes.clear()
+
+    def find_process(self, name: str) -> psutil.Process:
+        """The one process of the cluster whose name or command line begins so, such as gcs_server or raylet."""
+        (found,) = [p for p in self._processes() if p.name().startswith(name)]
+        return found
+
+    @property
+    def _binding(self) -> dict[str, str]:
+        return LOOPBACK if self.is_loopback else {}
+
+    def _start(self, arguments: list[str], devices: Sequence[DeclaredDevice]) -> None:
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments),
+            *("--temp-dir", str(self.folder), "--object-store-memory", str(OBJECT_STORE_BYTES), "--num-cpus", "1"),
+            *("--include-log-monitor", "false", "--disable-usage-stats", "--min-worker-port", "0"),
+            *("--max-worker-port", "0", "--log-style", "record", "--log-color", "false"),
+            *(("--include-dashboard", "false") if "--head" in arguments else ()),
+            *ray_start_arguments(devices),
+        ]
+        log = (self.folder / f"start-{len(self.nodes)}.log").open("wb")
+        with log:
+            self.nodes.append(
+                subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            )
+
+    def _processes(self) -> list[psutil.Process]:
+        """By the mark in their environment: some of Ray's processes leave both its group and its tree."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                is_ours = process.pid != os.getpid() and process.environ().get(_MARK) == self.mark
+                if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def _logs(self) -> str:
+        return "\n".join(path.read_text(errors="replace")[-3000:] for path in self.folder.glob("start-*.log"))
+
+
+@contextmanager
+def run_cluster(*nodes: Sequence[DeclaredDevice]) -> Iterator[Cluster]:
+    """A cluster of so many nodes, ready when it is given out."""
+    # Short, because Ray's sockets are below it and a socket's path ends after 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="tp", dir="/tmp"))
+    cluster = Cluster(
+        folder=folder,
+        port=_free_port(),
+        token=secrets.token_hex(16),
+        mark=secrets.token_hex(8),
+        is_loopback=len(nodes) == 1,
+    )
+    try:
+        cluster.start_head(nodes[0])
+        cluster.wait_ready(len(nodes[0])).close()
+        for devices in nodes[1:]:
+            cluster.add_node(devices)
+        cluster.wait_ready(sum(map(len, nodes))).close()
+        yield cluster
+    finally:
+        for launcher in cluster.launchers:
+            launcher.close()
+        for node in cluster.nodes:
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGTERM)
+        cluster.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def cpu_device(node_name: str, *, mebibytes: int = 1024) -> DeclaredDevice:
+    return declare_device(node_name, kind="cpu", index=0, device_type="cpu", usable_bytes=mebibytes * MIB)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
