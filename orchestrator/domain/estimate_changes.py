@@ -4,12 +4,12 @@ Changes come in the order of what they cost: checkpointing and a smaller micro-b
 slower; 4-bit weights give a slightly different one; a shorter length cuts rows off.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.domain.estimate import estimate_memory
+from orchestrator.domain.estimate import can_run, estimate_memory
 from orchestrator.domain.models import ModelFacts
-from orchestrator.domain.placement import DeviceKind
+from orchestrator.domain.placement import DeviceKind, DeviceRoom
 from orchestrator.domain.plan import INITS_OF_16_BIT, SEQ_MULTIPLE_TOKENS, TrainingPlan
 
 Setting = bool | int | str
@@ -66,11 +66,44 @@ def describe_changes(changes: tuple[Change, ...]) -> str:
     return (
         "It would fit with "
         + "; or with ".join(
-            f"{_describe_settings(change.settings)} ({change.total_bytes / 2**30:.1f} GiB; {change.effect})"
-            for change in changes
+            f"{_describe_settings(change.settings)} ({_gib(change.total_bytes)}; {change.effect})" for change in changes
         )
         + "."
     )
+
+
+def describe_misfit(plan: TrainingPlan, facts: ModelFacts, rooms: Sequence[DeviceRoom]) -> str:
+    """Why none of these devices, even empty, could hold the plan, and what would change that: the job's error.
+
+    Looks at the largest device of those that can run the plan at all.
+    """
+    able = [room for room in rooms if can_run(plan, room.kind)]
+    if not able:
+        return f"{_describe_inability(plan)} needs a CUDA device, and the pool has none that the job may use."
+    largest = max(able, key=lambda room: (room.total_bytes, room.device_id))
+    needed = estimate_memory(plan, facts, largest.kind).total_bytes
+    text = (
+        f"The job needs {_gib(needed)} on {largest.kind}; the largest device that it may use is {largest.device_id} "
+        f"({largest.device_type}) with {_gib(largest.total_bytes)}."
+    )
+    changes = suggest_changes(plan, facts, device_bytes=largest.total_bytes, kind=largest.kind)
+    if changes:
+        return f"{text} {describe_changes(changes)}"
+    least = estimate_least(plan, facts, largest.kind)
+    return (
+        f"{text} Checkpointing, the smallest micro-batch, 4-bit weights and short rows together get it down to "
+        f"{_gib(least)}: it takes a larger device or a smaller base model."
+    )
+
+
+def _describe_inability(plan: TrainingPlan) -> str:
+    if plan.optimizer.endswith("_8bit"):
+        return f"training.optimizer {plan.optimizer}"
+    return f"quantization.compute_dtype {plan.compute_dtype}"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"
 
 
 def _describe(found: TrainingPlan, facts: ModelFacts, kind: DeviceKind, *, moves: tuple[_Move, ...]) -> Change:

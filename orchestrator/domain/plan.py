@@ -157,7 +157,7 @@ def _resolve_learning_rate(spec: JobShape) -> float:
     rate = BASE_LEARNING_RATE * (1.0 if multiplier == AUTO else multiplier)
     if not 0 < rate <= LARGEST_LEARNING_RATE:
         raise InvalidRequestError(
-            f"learning_rate_multiplier {multiplier:g} makes the learning rate {rate:g}, above {LARGEST_LEARNING_RATE:g}",
+            f"learning_rate_multiplier {multiplier:g} makes the learning rate {rate:g}; max. {LARGEST_LEARNING_RATE:g}",
             param="method.supervised.hyperparameters.learning_rate_multiplier",
         )
     return rate
