@@ -1,7 +1,6 @@
 """What happened to a job, in order: `seq` counts from 1 without holes, because the job's row hands it out."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import RowMapping, and_, bindparam, func, insert, or_, select, update
@@ -113,14 +112,6 @@ def get_event_seq(tx: ReadTx, job_id: str, event_id: str) -> int:
     if seq is None:
         raise NotFoundError(f"No such event: {event_id}")
     return int(seq)
-
-
-def delete_events_older(tx: WriteTx, before: datetime, limit: int) -> int:
-    """Retention: forget events of jobs that finished before, at most `limit` jobs' at a time; returns the rows."""
-    finished = select(jobs.c.job_id).where(
-        jobs.c.finished_at < before, select(events.c.seq).where(events.c.job_id == jobs.c.job_id).exists()
-    )
-    return tx.execute(events.delete().where(events.c.job_id.in_(finished.limit(limit))))
 
 
 def _event(row: RowMapping) -> Event:

@@ -305,20 +305,6 @@ def record_progress(
         tx.execute(update(jobs).where(jobs.c.job_id == job_id, running).values(values))
 
 
-def record_plan(
-    tx: WriteTx,
-    job_id: str,
-    *,
-    plan: TrainingPlan,
-    footprints: Mapping[str, int],
-    estimate: Mapping[str, Any],
-    total_steps: int | None = None,
-) -> None:
-    """Store what validation decided. Usually given as `changes` of the move to queued instead."""
-    changes = {"plan": plan, "footprints": footprints, "estimate": estimate, "total_steps": total_steps}
-    tx.execute(update(jobs).where(jobs.c.job_id == job_id).values(_columns_of(changes)))
-
-
 def _columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:
     unknown = set(changes) - CHANGEABLE
     if unknown:

@@ -6,12 +6,12 @@
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
-from sqlalchemy import RowMapping, delete, func, select
+from sqlalchemy import RowMapping, func, select
 
 from orchestrator.domain.jobs import LogRecord
 from orchestrator.domain.protocol import Entry, LogLine
 from orchestrator.store.session import ReadTx, WriteTx
-from orchestrator.store.tables.jobs import job_logs, job_metrics, jobs
+from orchestrator.store.tables.jobs import job_logs, job_metrics
 
 
 def append_logs(tx: WriteTx, job_id: str, attempt_id: str, attempt_number: int, entries: Iterable[Entry]) -> int:
@@ -80,13 +80,6 @@ def latest_ids(tx: ReadTx) -> tuple[int, int]:
     log_id = tx.scalar(select(func.max(job_logs.c.log_id)))
     metric_id = tx.scalar(select(func.max(job_metrics.c.metric_id)))
     return log_id or 0, metric_id or 0
-
-
-def delete_logs_older(tx: WriteTx, before: datetime, limit: int) -> int:
-    """Retention: forget at most `limit` lines of jobs that finished before; returns how many."""
-    finished = select(jobs.c.job_id).where(jobs.c.finished_at < before)
-    old = select(job_logs.c.log_id).where(job_logs.c.job_id.in_(finished)).limit(limit)
-    return tx.execute(delete(job_logs).where(job_logs.c.log_id.in_(old)))
 
 
 def _log(row: RowMapping) -> LogRecord:

@@ -50,6 +50,7 @@ FENCED: dict[str, FencedWrite] = {
     ),
     "end": lambda tx, a: end(tx, a, outcomes.lost("The worker does not answer.")),
     "contact": contact,
+    "lock": lambda tx, a: move(tx, attempts.lock_attempt(tx, a.attempt_id, a.lease_token), AttemptState.VERIFYING),
     "stop": lambda tx, a: attempts.request_stop(tx, a.attempt_id, a.lease_token, "cancelled"),
 }
 """Every write about an attempt that is active."""

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.domain.errors import InvalidRequestError, NotFoundError
 from orchestrator.domain.protocol import Entry, LogLine, Metric
 from orchestrator.domain.states import JobState
-from orchestrator.store import checkpoints, events, jobs, logs, metrics
+from orchestrator.store import checkpoints, events, jobs, logs, metrics, sweeps
 from orchestrator.store.session import Store
 from tests.support import rows
 from tests.support.threads import run_together
@@ -198,17 +198,21 @@ def test_checkpoint_of_a_step_is_stored_once(store: Store) -> None:
         assert checkpoints.find_latest(tx, "ftjob-none") is None
 
 
-def test_retention_forgets_only_what_belongs_to_finished_jobs(store: Store) -> None:
+def test_sweeping_forgets_only_the_output_of_ended_jobs_that_hold_nothing(store: Store) -> None:
     with store.write() as tx:
-        finished, going_on = rows.add_job(tx), rows.add_job(tx)
-        for job in (finished, going_on):
-            events.append_event(tx, job.job_id, message="x")
-            logs.append_logs(tx, job.job_id, job.job_id, 1, rows.make_lines(1, 5))
-        jobs.apply_job_transition(tx, finished.job_id, JobState.CANCELLED, message="Cancelled.")
-        assert logs.delete_logs_older(tx, tx.now(), 100) == 0
-        assert logs.delete_logs_older(tx, tx.now() + LATER, 3) == 3
-        assert logs.delete_logs_older(tx, tx.now() + LATER, 3) == 2
-        assert events.delete_events_older(tx, tx.now() + LATER, 10) == 2
-        assert logs.list_logs(tx, finished.job_id) == []
-        assert len(logs.list_logs(tx, going_on.job_id)) == 5
-        assert len(events.list_events(tx, going_on.job_id).items) == 1
+        held, ended, going_on = rows.add_running_attempt(tx).job_id, rows.add_job(tx).job_id, rows.add_job(tx).job_id
+        for job_id in (held, ended, going_on):
+            logs.append_logs(tx, job_id, job_id, 1, rows.make_lines(1, 5))
+            metrics.append_metrics(tx, job_id, job_id, 1, rows.make_metrics(6, 7))
+        for job_id in (held, ended):
+            jobs.apply_job_transition(tx, job_id, JobState.CANCELLED, message="Cancelled.")
+        assert sweeps.list_to_sweep(tx, stage=1, finished_before=tx.now(), limit=10) == []
+        assert sweeps.list_to_sweep(tx, stage=1, finished_before=tx.now() + LATER, limit=10) == [ended]
+        assert [sweeps.delete_output(tx, ended, 3) for _ in range(3)] == [5, 2, 0]
+        sweeps.record_sweep(tx, ended, 2)
+        sweeps.record_sweep(tx, ended, 1)
+        assert sweeps.list_to_sweep(tx, stage=2, finished_before=tx.now() + LATER, limit=10) == []
+        assert logs.list_logs(tx, ended) == []
+        assert len(logs.list_logs(tx, going_on)) == 5
+        assert events.get_last_seq(tx, ended) == 1
+        assert events.get_last_seq(tx, going_on) == 0

@@ -268,6 +268,10 @@ def test_filters_select_exactly_what_they_say(store: Store) -> None:
         for job_filter, expected in cases:
             assert list(jobs.list_jobs(tx, job_filter, limit=50).items) == expected, job_filter
         assert jobs.list_in_state(tx, {JobState.VALIDATING_FILES}, 2) == [plain, empty]
+        assert jobs.find_states(tx, [a2.job_id, plain.job_id, "ftjob-none"]) == {
+            a2.job_id: JobState.QUEUED,
+            plain.job_id: JobState.VALIDATING_FILES,
+        }
         assert jobs.count_by_state(tx, team.team_id) == {JobState.VALIDATING_FILES: 3, JobState.QUEUED: 1}
 
 

@@ -1,6 +1,8 @@
 """Run by Alembic for each command; `orchestrator.store.schema` starts it with the connection to use.
 
-SQLite cannot alter most things in place, so changes are written with `batch_alter_table`, which rebuilds the table.
+A revision is written by hand: the next number in `versions/`, an upgrade and a downgrade. It only adds, so that the
+release before can still work on the tables; what is no longer used goes one release later. SQLite cannot alter most
+things in place: `op.batch_alter_table` rebuilds the table. The tests compare the outcome with the tables.
 """
 
 from alembic import context
