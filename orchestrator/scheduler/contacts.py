@@ -7,6 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+from orchestrator.scheduler.loop import BackOff
+
+LONGEST_REST_SECONDS = 10.0
+"""Well below every sensible lease, so that a worker that answers again is heard in time."""
+
 
 class Contacts:
     """Shared by the loops that launch, watch and reap."""
@@ -17,6 +22,7 @@ class Contacts:
         self._gone_since: dict[str, float] = {}
         self._outcome_since: dict[str, float] = {}
         self._launching: set[str] = set()
+        self._silence = BackOff(clock, LONGEST_REST_SECONDS)
 
     def note_launching(self, attempt_id: str) -> None:
         """This process is about to ask for the attempt's supervisor, which therefore need not exist yet."""
@@ -35,6 +41,15 @@ class Contacts:
     def note_answer(self, attempt_id: str) -> None:
         with self._lock:
             self._gone_since.pop(attempt_id, None)
+        self._silence.clear(attempt_id)
+
+    def note_silent(self, attempt_id: str) -> None:
+        """It did not answer in time. It is asked less often, so that its silence does not slow down all others."""
+        self._silence.extend(attempt_id)
+
+    def is_rested(self, attempt_id: str) -> bool:
+        """Whether it is to be asked now."""
+        return not self._silence.remaining_seconds(attempt_id)
 
     def note_gone(self, attempt_id: str) -> None:
         """The cluster knows no such supervisor. The first moment stays until it answers again."""

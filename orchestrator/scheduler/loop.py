@@ -49,7 +49,7 @@ class Loop(Generic[Facts, Decision]):
     longest_back_off_seconds: float = LONGEST_BACK_OFF_SECONDS
 
 
-class _BackOff:
+class BackOff:
     """Doubling delays by key; `clock` is monotonic."""
 
     def __init__(self, clock: Callable[[], float], longest_seconds: float) -> None:
@@ -97,7 +97,7 @@ class Runner(Generic[Facts, Decision]):
         self._is_leading = is_leading
         self._health = health
         self._on_phase = on_phase
-        self._back_off = _BackOff(clock, loop.longest_back_off_seconds)
+        self._back_off = BackOff(clock, loop.longest_back_off_seconds)
         self._wake = threading.Event()
         self._wake_others: Callable[[Sequence[str]], None] = lambda names: None
         self._lock = threading.Lock()

@@ -25,7 +25,7 @@ from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
-from orchestrator.domain.protocol import FileProblem, ValidationResult, ValidationSpec
+from orchestrator.domain.protocol import FileProblem, TokenCounts, ValidationResult, ValidationSpec
 from orchestrator.domain.spec import AUTO
 from orchestrator.domain.states import JobState
 from orchestrator.objects.client import Objects
@@ -33,8 +33,8 @@ from orchestrator.runtime.launcher import Launcher
 from orchestrator.scheduler.loop import Loop
 from orchestrator.scheduler.orders import DescribeModel, remote_file
 from orchestrator.scheduler.place import PriceOf, read_rooms
-from orchestrator.scheduler.sentences import describe_bytes, describe_usd
-from orchestrator.scheduler.sizing import Sizing, describe_sizing, size_job, snapshot
+from orchestrator.scheduler.sentences import describe_usd
+from orchestrator.scheduler.sizing import Sizing, describe_misfit, describe_sizing, size_job, snapshot
 from orchestrator.store import events, files, jobs, models
 from orchestrator.store.session import Store, WriteTx
 
@@ -151,15 +151,16 @@ class Validate:
         """Raises InvalidRequestError for what the user has to change."""
         if result.problems:
             first = result.problems[0]
-            raise InvalidRequestError(describe_problems(result.problems), code=first.code, param=first.param)
+            param = "model" if first.code.startswith("model") else first.param
+            raise InvalidRequestError(describe_problems(result.problems), code=first.code, param=param)
         if result.training is None:
             raise TunepoolError("The validator found no problem and counted nothing.")
         job = subject.job
-        tokens = TokenReport(**result.training.model_dump())
+        tokens = _report_tokens(result.training, result.validation)
         plan = resolve_plan(job.spec, subject.facts, seed=job.seed, tokens=tokens)
         sizing = size_job(job, plan, subject.facts, tokens=tokens, rooms=subject.rooms, prices=subject.prices)
         if subject.rooms and sizing.home is None:
-            raise CannotFitError(_describe_misfit(job, sizing, subject.rooms), param="resources")
+            raise CannotFitError(describe_misfit(job, plan, subject.facts, rooms=subject.rooms), param="resources")
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
 
     def _admit(self, job: Job, verdict: _Verdict) -> None:
@@ -193,6 +194,8 @@ class Validate:
         events.append_event(tx, job.job_id, level="warn", message=message)
 
     def _note_crash(self, job: Job, error: TunepoolError) -> None:
+        """Raises what is to be waited for: ObjectsUnavailableError when the validator had nothing to read from."""
+        self._objects.ping()
         with self._lock:
             self._crashes[job.job_id] = crashes = self._crashes.get(job.job_id, 0) + 1
         if crashes <= CRASHES_FORGIVEN:
@@ -222,12 +225,9 @@ def describe_problems(problems: Sequence[FileProblem]) -> str:
     return f"{where}: {first.message}{more}"
 
 
-def _describe_misfit(job: Job, sizing: Sizing, rooms: Sequence[DeviceRoom]) -> str:
-    wanted = job.spec.resources.device_type
-    needs = " or ".join(f"{describe_bytes(size)} on {kind}" for kind, size in sizing.footprints.items())
-    pool = ", ".join(sorted({f"{room.device_type} with {describe_bytes(room.total_bytes)}" for room in rooms}))
-    asked = "" if wanted == AUTO else f" of type {wanted}"
-    return (
-        f"The job needs {needs}; no device{asked} of the pool ({pool}) could hold it, even empty. Lower "
-        "training.micro_batch_size or training.max_seq_length, or choose quantization nf4."
-    )
+def _report_tokens(training: TokenCounts, validation: TokenCounts | None) -> TokenReport:
+    """The training file's counts, with the longest row of both files: no row may be cut by an 'auto' length."""
+    report = TokenReport(**training.model_dump())
+    if validation is None or validation.longest_row_tokens <= training.longest_row_tokens:
+        return report
+    return report.model_copy(update={"longest_row_tokens": validation.longest_row_tokens})

@@ -27,8 +27,8 @@ from orchestrator.scheduler.watching import News, Seen, decide_news
 from orchestrator.store import attempts, events, jobs
 from orchestrator.store.session import ReadTx, Store
 
-PULL_TIMEOUT_SECONDS = 5.0
-"""An attempt that does not answer in this time is asked again in the next pass."""
+PULL_TIMEOUT_SECONDS = 2.0
+"""All attempts wait for the slowest one this long at most; one that does not answer rests for a while."""
 WATCHED_STATES = frozenset({AttemptState.LAUNCHING, AttemptState.RUNNING})
 
 log = structlog.get_logger(__name__)
@@ -117,8 +117,6 @@ class Watch:
         return _Watched(attempt=attempt, job=job, spent=spent, limit=limit)
 
     def _pull(self, watched: Sequence[Attempt]) -> dict[str, Pulled]:
-        if not watched:
-            return {}
         requests = [
             PullRequest(
                 attempt_id=attempt.attempt_id,
@@ -127,9 +125,14 @@ class Watch:
                 grant=self._grants.renew(attempt),
             )
             for attempt in watched
+            if self._contacts.is_rested(attempt.attempt_id) and not self._contacts.is_launching(attempt.attempt_id)
         ]
         answers: dict[str, Pulled] = {}
-        for attempt_id, answer in self._launcher.pull(requests, timeout_seconds=PULL_TIMEOUT_SECONDS).items():
+        pulled = self._launcher.pull(requests, timeout_seconds=PULL_TIMEOUT_SECONDS) if requests else {}
+        for request in requests:
+            if request.attempt_id not in pulled:
+                self._contacts.note_silent(request.attempt_id)
+        for attempt_id, answer in pulled.items():
             if isinstance(answer, Pulled):
                 self._contacts.note_answer(attempt_id)
                 self._grants.note_delivered(attempt_id)

@@ -113,7 +113,29 @@ def test_a_job_that_no_device_could_hold_fails_and_says_what_would(rig: Rig) -> 
     failed = rig.job(job.job_id)
     assert failed.error is not None
     assert failed.error.code == "cannot_fit"
-    assert "(cpu with 256.00 MiB) could hold it, even empty" in failed.error.message
+    assert "on a device of kind cpu; the largest that it may use is node-a/cpu:0 (cpu) with" in failed.error.message
+    assert failed.error.param == "resources"
+
+
+def test_a_job_that_would_fit_with_a_change_is_told_which(rig: Rig) -> None:
+    job = _submit(rig, training={"micro_batch_size": 256, "max_seq_length": 256})
+    rig.launcher.devices[0] = cpu_device(total_bytes=GIB)
+    rig.step("survey", "validate")
+    failed = rig.job(job.job_id)
+    assert failed.error is not None
+    assert failed.error.code == "cannot_fit"
+    assert "It would fit with training.micro_batch_size" in failed.error.message
+
+
+def test_the_longest_row_of_both_files_decides_the_length(rig: Rig) -> None:
+    training = TokenCounts(rows=40, total_tokens=4000, trained_tokens=1500, longest_row_tokens=60, longest_row_line=3)
+    validation = training.model_copy(update={"rows": 4, "longest_row_tokens": 200})
+    rig.launcher.validation = ValidationResult(training=training, validation=validation, problems=())
+    job = _submit(rig)
+    rig.step("validate")
+    plan = rig.job(job.job_id).plan
+    assert plan is not None
+    assert plan.max_seq_tokens == 256
 
 
 def test_a_pool_that_has_shown_no_device_yet_refuses_nothing(rig: Rig) -> None:
