@@ -51,7 +51,7 @@ def use_uploads(client: OpenAI, data: bytes) -> None:
     upload = client.uploads.create(bytes=len(data), **asked)
     chunks = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
     parts = [client.uploads.parts.create(upload.id, data=io.BytesIO(chunk)) for chunk in chunks]
-    digest = hashlib.md5(data).hexdigest()  # noqa: S324 - the API's checksum
+    digest = hashlib.md5(data).hexdigest()
     done = client.uploads.complete(upload.id, part_ids=[part.id for part in parts], md5=digest)
     assert done.status == "completed"
     assert done.file is not None
@@ -125,10 +125,9 @@ def lenient(client: OpenAI) -> OpenAI:
 def expect(kind: type[Exception], call: Any, *args: Any, **options: Any) -> None:
     try:
         call(*args, **options)
-    except kind as error:
-        assert getattr(error, "message", ""), error
-    else:
-        raise AssertionError(f"{call} did not raise {kind.__name__}")
+    except kind:
+        return
+    raise AssertionError(f"{call} did not raise {kind.__name__}")
 
 
 def wait_until(condition: Any, what: str, *, seconds: float = 300) -> None:

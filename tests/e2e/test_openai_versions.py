@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,12 @@ OLDER = ("1.109.1", "2.54.0")
 
 
 @pytest.fixture(scope="module")
-def prepared(stack: RunningStack, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def prepared(stack: RunningStack, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The program's arguments."""
     with stack.connect() as client:
         client.base_models.create(name=MODEL, location=str(tiny_model))
     rows = write_rows(tmp_path_factory.mktemp("data") / "train.jsonl", rows=40)
-    yield [stack.url, stack.api_key, MODEL, str(rows)]
+    return [stack.url, stack.api_key, MODEL, str(rows)]
 
 
 def _run(python: Path, arguments: list[str]) -> str:
