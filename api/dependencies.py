@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from api.feeds import Followed
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError
 from orchestrator.domain.teams import Caller, Role
-from orchestrator.services import costs, files, health, jobs, keys, pool, tail, teams, uploads
+from orchestrator.services import adapters, costs, files, health, jobs, keys, pool, tail, teams, uploads
 from orchestrator.services.idempotency import Repeat
 
 MAX_METADATA_PAIRS = 16
@@ -61,6 +61,7 @@ def _service(name: str) -> Callable[[Request], Coroutine[Any, Any, Any]]:
     return find
 
 
+Adapters = Annotated[adapters.Adapters, Depends(_service("adapters"))]
 Costs = Annotated[costs.Costs, Depends(_service("costs"))]
 Files = Annotated[files.Files, Depends(_service("files"))]
 Health = Annotated[health.Health, Depends(_service("health"))]

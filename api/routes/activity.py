@@ -88,9 +88,10 @@ def list_checkpoints(
     job_id: Id, caller: Reader, jobs: Jobs, after: After = None, limit: PageLimit = 10
 ) -> ListPage[CheckpointOut]:
     """Complete and stored ones, newest first."""
-    job = jobs.get(caller, job_id)
     page = jobs.checkpoints(caller, job_id, limit=limit, after=after)
-    return list_page([CheckpointOut.of(item, job) for item in page.items], has_more=page.has_more)
+    job = jobs.get(caller, job_id)
+    team = jobs.describe(caller, [job])[job_id].team_name
+    return list_page([CheckpointOut.of(item, job, team) for item in page.items], has_more=page.has_more)
 
 
 @router.get("/attempts", responses=failures(404), summary="List a job's attempts")

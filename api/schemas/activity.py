@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from api.schemas.wire import Identified, Wire, find_unix, unix
-from orchestrator.domain.artifacts import Checkpoint
+from orchestrator.domain.artifacts import Checkpoint, build_model_name
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.failures import FAILURE_RULES
@@ -116,8 +116,11 @@ class CheckpointOut(Identified):
     size_bytes: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, job: Job) -> "CheckpointOut":
-        model_name = job.fine_tuned_model or job.job_id
+    def of(cls, checkpoint: Checkpoint, job: Job, team_name: str) -> "CheckpointOut":
+        """Its name is that of the fine-tuned model that the job has made or would make, and the step."""
+        model_name = job.fine_tuned_model or build_model_name(
+            base_model=job.model_name, team_name=team_name, suffix=job.spec.suffix, job_id=job.job_id
+        )
         return cls(
             id=checkpoint.checkpoint_id,
             object="fine_tuning.job.checkpoint",

@@ -5,6 +5,7 @@ from typing import Literal
 from api.schemas.wire import Identified, Wire, unix
 from orchestrator.domain.artifacts import Adapter
 from orchestrator.domain.protocol import StoredFile
+from orchestrator.services.adapters import Download
 
 
 class AdapterFile(Wire):
@@ -51,6 +52,11 @@ class AdapterDownload(Wire):
     sha256: str
     url: str
     """A presigned address: whoever has it can read this one file until it expires."""
+
+    @classmethod
+    def of(cls, download: Download) -> "AdapterDownload":
+        file = download.file
+        return cls(name=file.name, size_bytes=file.size_bytes, sha256=file.sha256, url=download.url)
 
 
 class AdapterDownloads(Wire):

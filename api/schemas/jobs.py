@@ -3,7 +3,7 @@
 A request may give null for any field at its top level and inside `method`: it means 'not given'.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,7 +15,9 @@ from orchestrator.domain.plan import BASE_LEARNING_RATE
 from orchestrator.domain.spec import (
     AUTO,
     Auto,
+    EstimateSpec,
     Hyperparameters,
+    JobShape,
     JobSpec,
     LoraSpec,
     Method,
@@ -27,19 +29,19 @@ from orchestrator.domain.spec import (
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.services.jobs import JobExtras
 
+Shape = TypeVar("Shape", bound=JobShape)
 METHODS_TO_COME = frozenset({"dpo", "reinforcement"})
 
 
-class JobCreate(JobSpec):
-    """What to train. `model` and `training_file` are enough; everything else has a sensible 'auto'."""
+class AskedShape(JobShape):
+    """What requests about jobs may say beyond the spec itself."""
 
-    hyperparameters: Hyperparameters | None = Field(
-        default=None,
-        description="Older form of method.supervised.hyperparameters.",
-        json_schema_extra={"deprecated": True},
-    )
-    integrations: list[Any] | None = Field(default=None, description="None is supported yet; leave it out or empty.")
-    team: str | None = Field(default=None, description="Another team's name or id; admins only.")
+    hyperparameters: Hyperparameters | None = Field(default=None, json_schema_extra={"deprecated": True})
+    """Older form of method.supervised.hyperparameters."""
+    integrations: list[Any] | None = None
+    """None is supported yet; leave it out, or empty."""
+    team: str | None = None
+    """Another team's name or id; admins only."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,7 +71,7 @@ class JobCreate(JobSpec):
         return value
 
     @model_validator(mode="after")
-    def _hyperparameters_agree(self) -> "JobCreate":
+    def _hyperparameters_agree(self) -> "AskedShape":
         old = self.hyperparameters
         if old is None:
             return self
@@ -80,12 +82,26 @@ class JobCreate(JobSpec):
             raise ValueError("give training.learning_rate or hyperparameters.learning_rate_multiplier, not both")
         return self
 
-    def to_spec(self) -> JobSpec:
-        """The job's spec, the deprecated `hyperparameters` moved into `method`."""
-        given = {name: getattr(self, name) for name in JobSpec.model_fields}
+    def spec_as(self, shape: type[Shape]) -> Shape:
+        """The spec alone, the older `hyperparameters` moved into `method`."""
+        given = {name: getattr(self, name) for name in shape.model_fields}
         if self.hyperparameters is not None:
             given["method"] = Method(supervised=Supervised(hyperparameters=self.hyperparameters))
-        return JobSpec.model_validate(given)
+        return shape.model_validate(given)
+
+
+class JobCreate(AskedShape, JobSpec):
+    """What to train. `model` and `training_file` are enough; everything else has a sensible 'auto'."""
+
+    def to_spec(self) -> JobSpec:
+        return self.spec_as(JobSpec)
+
+
+class EstimateCreate(AskedShape, EstimateSpec):
+    """A job to be estimated: as it would be submitted, or with its rows described instead of a file."""
+
+    def to_spec(self) -> EstimateSpec:
+        return self.spec_as(EstimateSpec)
 
 
 def _without_nulls(value: Any) -> Any:
