@@ -3,8 +3,8 @@
     export TUNEPOOL_URL=http://127.0.0.1:8080 TUNEPOOL_API_KEY=tp_…
     python examples/openai_client.py
 
-Everything that OpenAI's API has is called as it always was; what is Tunepool's own rides in `extra_body`, and comes back
-as attributes of the job.
+Everything that OpenAI's API has is called as it always was; what is Tunepool's own rides in `extra_body`, and comes
+back as attributes of the job.
 """
 
 import os

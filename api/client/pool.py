@@ -27,7 +27,7 @@ class Prices:
         self._transport = transport
 
     def list(self) -> tuple[Price, ...]:
-        """The price that holds now, for each device type."""
+        """The price book: every version, the newest of each device type first."""
         return tuple(read_pages(self._transport, PRICES, Price, {}))
 
     def create(self, *, device_type: str, usd_per_hour: str) -> Price:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from api.stack import processes
+from api.stack import processes, tether
 from api.stack.errors import StackError
 from api.stack.folder import DataFolder, is_locked, load_secrets, open_folder
 from api.stack.state import StackStatus, find_last_status, find_status
@@ -16,10 +16,15 @@ from api.stack.up import Options
 POLL_SECONDS = 0.1
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0
+_started: dict[int, subprocess.Popen[bytes]] = {}
+"""Stacks that this process started and has not seen end: their exit is collected by `stop`."""
 
 
-def start_detached(options: Options, changed: Callable[[StackStatus], None]) -> StackStatus:
-    """Start a stack that outlives this process and wait until it is ready. Raises StackError when it is not."""
+def start_detached(options: Options, changed: Callable[[StackStatus], None], *, outlive: bool = True) -> StackStatus:
+    """Start a stack in the background and wait until it is ready. Raises StackError when it is not.
+
+    It outlives this process, or else ends with it, and with the thread that called this, however they end.
+    """
     folder = open_folder(options.data_dir)
     if is_locked(folder):
         raise StackError(f"a stack runs on {folder.root} already; end it with `tunepool down`")
@@ -29,11 +34,23 @@ def start_detached(options: Options, changed: Callable[[StackStatus], None]) -> 
         command += ["--port", str(options.api_port)]
     if options.cpu_memory_gib is not None:
         command += ["--cpu-memory-gib", str(options.cpu_memory_gib)]
+    tie = [] if outlive else [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder.root, start_new_session=True
+            [*tie, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=folder.root,
+            start_new_session=True,
         )
-    return _wait_ready(folder, process, changed)
+    _started[process.pid] = process
+    try:
+        return _wait_ready(folder, process, changed)
+    except BaseException:
+        process.terminate()
+        _started.pop(process.pid).wait()
+        raise
 
 
 def _wait_ready(
@@ -52,8 +69,6 @@ def _wait_ready(
             reason = shown.message if shown is not None else processes.tail_of(folder.logs / "stack.log")
             raise StackError(reason or f"the stack ended with code {process.returncode}; see {folder.logs}")
         time.sleep(POLL_SECONDS)
-    process.terminate()
-    process.wait(STOP_SECONDS)
     raise StackError(f"the stack was not ready after {START_SECONDS:.0f} s; see {folder.logs}")
 
 
@@ -70,4 +85,7 @@ def stop(folder: DataFolder) -> StackStatus | None:
             processes.kill_leftovers(processes.mark_of(load_secrets(folder).stack_id, folder.root))
             break
         time.sleep(POLL_SECONDS)
+    own = _started.pop(status.pid, None)
+    if own is not None:
+        own.wait()
     return status
