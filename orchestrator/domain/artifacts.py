@@ -1,5 +1,6 @@
 """What jobs leave in the object store: files, checkpoints, adapters."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -101,3 +102,17 @@ class Adapter:
     files: tuple[StoredFile, ...]
     manifest: dict[str, Any]
     created_at: datetime
+
+
+def build_model_name(*, base_model: str, team_name: str, suffix: str | None, job_id: str) -> str:
+    """The fine-tuned model's name, OpenAI's convention: ft:<base>:<team>:<suffix>:<8 characters>.
+
+    It goes into paths of requests, so it holds no slash; the colons are ours. The last part is the random end of the
+    job's id: the same job has the same name each time.
+    """
+    base = _plain(base_model.strip("/").replace("/", "--"))
+    return f"ft:{base}:{_plain(team_name)}:{_plain(suffix or '')}:{job_id[-8:]}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text)[-120:]
