@@ -19,9 +19,11 @@ TEST_FILE_CEILING = 500
 FUNCTION_CEILING = 60
 LOOP_FUNCTION_CEILING = 120
 PARAMETERS_CEILING = 7
-POSITIONAL_CEILING = 2
 
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS = {
+    "orchestrator/runtime/ray.py:__init__": "built once, by the composition root, from as many settings",
+    "orchestrator/store/attempts.py:record_contact": "one guarded write; the transaction counts as a parameter",
+}
 
 
 def _sources() -> list[Path]:
@@ -65,8 +67,8 @@ def _is_too_wide(node: ast.FunctionDef | ast.AsyncFunctionDef, path: Path) -> bo
     if path.parent.name in {"routes", "cli"} and node.decorator_list:
         return False
     arguments = node.args
-    positional = [a for a in (*arguments.posonlyargs, *arguments.args) if a.arg not in {"self", "cls", "tx"}]
-    return len(positional) + len(arguments.kwonlyargs) > PARAMETERS_CEILING + 4
+    positional = [a for a in (*arguments.posonlyargs, *arguments.args) if a.arg not in {"self", "cls"}]
+    return len(positional) + len(arguments.kwonlyargs) > PARAMETERS_CEILING
 
 
 def test_only_the_store_assigns_states() -> None:
@@ -104,7 +106,7 @@ VIOLATIONS = [
     ("orchestrator/domain/states.py", "import fastapi"),
     ("orchestrator/services/jobs.py", "import orchestrator.scheduler.place"),
     ("orchestrator/store/jobs.py", "import orchestrator.objects.client"),
-    ("orchestrator/domain/errors.py", "import orchestrator.domain.outcomes"),
+    ("orchestrator/domain/errors.py", "import orchestrator.domain.plan"),
     ("api/app.py", "import workers.context"),
     ("api/app.py", "import orchestrator.runtime.ray"),
     ("orchestrator/scheduler/watch.py", "import ray"),
