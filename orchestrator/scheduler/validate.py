@@ -52,8 +52,6 @@ class _Subject:
     facts: ModelFacts
     training_file: File
     validation_file: File | None
-    rooms: Sequence[DeviceRoom]
-    prices: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +119,18 @@ class Validate:
     def _read_subject(self, job: Job) -> _Subject:
         validation = job.spec.validation_file
         with self._store.read() as tx:
-            rooms = read_rooms(tx)
             return _Subject(
                 job=job,
                 facts=models.get_model(tx, job.model_name).facts,
                 training_file=files.get_file(tx, job.spec.training_file, job.team_id),
                 validation_file=files.get_file(tx, validation, job.team_id) if validation else None,
-                rooms=rooms,
-                prices={room.device_type: self._price_of(tx, room.device_type) for room in rooms},
             )
+
+    def _read_pool(self) -> tuple[Sequence[DeviceRoom], dict[str, int]]:
+        """Devices and prices by type, after the files were read: that may have taken minutes."""
+        with self._store.read() as tx:
+            rooms = read_rooms(tx)
+            return rooms, {room.device_type: self._price_of(tx, room.device_type) for room in rooms}
 
     def _validate(self, subject: _Subject) -> ValidationResult:
         job, validation, seconds = subject.job, subject.validation_file, self._input_url_seconds
@@ -158,9 +159,10 @@ class Validate:
         job = subject.job
         tokens = _report_tokens(result.training, result.validation)
         plan = resolve_plan(job.spec, subject.facts, seed=job.seed, tokens=tokens)
-        sizing = size_job(job, plan, subject.facts, tokens=tokens, rooms=subject.rooms, prices=subject.prices)
-        if subject.rooms and sizing.home is None:
-            raise CannotFitError(describe_misfit(job, plan, subject.facts, rooms=subject.rooms), param="resources")
+        rooms, prices = self._read_pool()
+        sizing = size_job(job, plan, subject.facts, tokens=tokens, rooms=rooms, prices=prices)
+        if rooms and sizing.home is None:
+            raise CannotFitError(describe_misfit(job, plan, subject.facts, rooms=rooms), param="resources")
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
 
     def _admit(self, job: Job, verdict: _Verdict) -> None:
