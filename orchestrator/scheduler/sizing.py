@@ -14,7 +14,7 @@ from orchestrator.domain.estimate import (
     estimate_memory,
     estimate_time,
 )
-from orchestrator.domain.estimate_changes import describe_changes, suggest_changes
+from orchestrator.domain.estimate_changes import describe_misfit
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
@@ -117,19 +117,10 @@ def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
     )
 
 
-def describe_misfit(job: Job, plan: TrainingPlan, facts: ModelFacts, *, rooms: Sequence[DeviceRoom]) -> str:
+def explain_misfit(job: Job, plan: TrainingPlan, facts: ModelFacts, *, rooms: Sequence[DeviceRoom]) -> str:
     """Why no device could hold the job even empty, and the nearest changes with which one could."""
     asked = job.spec.resources.device_type
-    candidates = [room for room in rooms if asked in {AUTO, room.device_type} and can_run(plan, room.kind)]
-    if not candidates:
-        pool = ", ".join(sorted({room.device_type for room in rooms}))
-        of_type = "" if asked == AUTO else f" of type {asked}"
-        return f"The pool has no device{of_type} that can run this job; it has {pool}."
-    largest = max(candidates, key=lambda room: room.total_bytes)
-    needed = estimate_memory(plan, facts, largest.kind).total_bytes
-    changes = suggest_changes(plan, facts, device_bytes=largest.total_bytes, kind=largest.kind)
-    why = (
-        f"The job needs {describe_bytes(needed)} on a device of kind {largest.kind}; the largest that it may use is "
-        f"{largest.device_id} ({largest.device_type}) with {describe_bytes(largest.total_bytes)}."
-    )
-    return f"{why} {describe_changes(changes)}".rstrip()
+    allowed = [room for room in rooms if asked in {AUTO, room.device_type}]
+    if not allowed:
+        return f"The pool has no device of type {asked}; it has {', '.join(sorted({r.device_type for r in rooms}))}."
+    return describe_misfit(plan, facts, allowed)

@@ -34,7 +34,7 @@ from orchestrator.scheduler.loop import Loop
 from orchestrator.scheduler.orders import DescribeModel, remote_file
 from orchestrator.scheduler.place import PriceOf, read_rooms
 from orchestrator.scheduler.sentences import describe_usd
-from orchestrator.scheduler.sizing import Sizing, describe_misfit, describe_sizing, size_job, snapshot
+from orchestrator.scheduler.sizing import Sizing, describe_sizing, explain_misfit, size_job, snapshot
 from orchestrator.store import events, files, jobs, models
 from orchestrator.store.session import Store, WriteTx
 
@@ -162,7 +162,7 @@ class Validate:
         rooms, prices = self._read_pool()
         sizing = size_job(job, plan, subject.facts, tokens=tokens, rooms=rooms, prices=prices)
         if rooms and sizing.home is None:
-            raise CannotFitError(describe_misfit(job, plan, subject.facts, rooms=rooms), param="resources")
+            raise CannotFitError(explain_misfit(job, plan, subject.facts, rooms=rooms), param="resources")
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
 
     def _admit(self, job: Job, verdict: _Verdict) -> None:

@@ -113,7 +113,7 @@ def test_a_job_that_no_device_could_hold_fails_and_says_what_would(rig: Rig) -> 
     failed = rig.job(job.job_id)
     assert failed.error is not None
     assert failed.error.code == "cannot_fit"
-    assert "on a device of kind cpu; the largest that it may use is node-a/cpu:0 (cpu) with" in failed.error.message
+    assert "on cpu; the largest device that it may use is node-a/cpu:0 (cpu) with 0.2 GiB" in failed.error.message
     assert failed.error.param == "resources"
 
 
