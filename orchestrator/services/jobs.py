@@ -13,11 +13,12 @@ from orchestrator.domain.errors import (
     IllegalTransitionError,
     InvalidRequestError,
 )
-from orchestrator.domain.estimate import DeviceKind, estimate_memory
+from orchestrator.domain.estimate import estimate_footprints
+from orchestrator.domain.estimate_changes import describe_misfit
 from orchestrator.domain.jobs import Event, Job, LogRecord, MetricRecord
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.pages import Page
-from orchestrator.domain.placement import DeviceRoom, WaitingJob, could_ever_fit
+from orchestrator.domain.placement import WaitingJob, could_ever_fit
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan, resolve_plan
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.spec import AUTO, JobSpec
@@ -33,7 +34,6 @@ from orchestrator.store.jobs import JobFilter, NewJob
 from orchestrator.store.session import ReadTx, Store
 
 SCOPE = "POST /v1/fine_tuning/jobs"
-KINDS: tuple[DeviceKind, ...] = ("cpu", "cuda")
 HOLDS_NOTHING = frozenset({JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED})
 """States in which a job has no attempt, so that it can be moved at once."""
 
@@ -317,19 +317,9 @@ def require_fit(tx: ReadTx, spec: JobSpec, plan: TrainingPlan, facts: ModelFacts
         job_id="",
         priority=spec.priority,
         queued_at=tx.now(),
-        bytes_by_kind={kind: estimate_memory(plan, facts, kind).total_bytes for kind in KINDS},
+        bytes_by_kind=estimate_footprints(plan, facts),
         device_type=None,
         exclusive=spec.resources.exclusive,
     )
     if not could_ever_fit(candidates, job):
-        raise CannotFitError(_describe_misfit(plan, facts, candidates, job), param="resources")
-
-
-def _describe_misfit(plan: TrainingPlan, facts: ModelFacts, candidates: Sequence[DeviceRoom], job: WaitingJob) -> str:
-    largest = max(candidates, key=lambda room: room.total_bytes)
-    needed = job.bytes_by_kind[largest.kind]
-    text = (
-        f"The job needs {needed / 2**30:.1f} GiB on a device of kind {largest.kind}; the largest that it may use is "
-        f"{largest.device_id} ({largest.device_type}) with {largest.total_bytes / 2**30:.1f} GiB."
-    )
-    return f"{text} Lower training.micro_batch_size or training.max_seq_length, or choose quantization nf4."
+        raise CannotFitError(describe_misfit(plan, facts, candidates), param="resources")
