@@ -17,7 +17,20 @@ from pydantic import BaseModel
 from api.feeds import Followed
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError
 from orchestrator.domain.teams import Caller, Role
-from orchestrator.services import adapters, costs, files, health, jobs, keys, pool, tail, teams, uploads
+from orchestrator.services import (
+    adapters,
+    costs,
+    estimates,
+    files,
+    health,
+    jobs,
+    keys,
+    models,
+    pool,
+    tail,
+    teams,
+    uploads,
+)
 from orchestrator.services.idempotency import Repeat
 
 MAX_METADATA_PAIRS = 16
@@ -63,10 +76,12 @@ def _service(name: str) -> Callable[[Request], Coroutine[Any, Any, Any]]:
 
 Adapters = Annotated[adapters.Adapters, Depends(_service("adapters"))]
 Costs = Annotated[costs.Costs, Depends(_service("costs"))]
+Estimates = Annotated[estimates.Estimates, Depends(_service("estimates"))]
 Files = Annotated[files.Files, Depends(_service("files"))]
 Health = Annotated[health.Health, Depends(_service("health"))]
 Jobs = Annotated[jobs.Jobs, Depends(_service("jobs"))]
 Keys = Annotated[keys.Keys, Depends(_service("keys"))]
+Models = Annotated[models.Models, Depends(_service("models"))]
 Pool = Annotated[pool.Pool, Depends(_service("pool"))]
 Tail = Annotated[tail.Tail, Depends(_service("tail"))]
 Teams = Annotated[teams.Teams, Depends(_service("teams"))]
@@ -78,6 +93,7 @@ PageLimit = Annotated[int, Query(ge=1, le=100, description="The most items that 
 FileLimit = Annotated[int, Query(ge=1, le=10_000, description="The most items that the page may have.")]
 LineLimit = Annotated[int, Query(ge=1, le=1000, description="The most items that the page may have.")]
 Id = Annotated[str, Path(max_length=512)]
+ModelName = Annotated[str, Path(max_length=1024, description="A model's name; slashes may be raw or encoded.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from orchestrator.services.costs import Bill
 class CostEntry(Wire):
     """One interval of one attempt: price x seconds x reserved_bytes / device_bytes, rounded half up once."""
 
+    attempt: int
+    """The attempt's number."""
     attempt_id: str
     interval: int
     device_type: str
@@ -25,8 +27,9 @@ class CostEntry(Wire):
     """False for time that the platform lost."""
 
     @classmethod
-    def of(cls, entry: LedgerEntry) -> "CostEntry":
+    def of(cls, entry: LedgerEntry, attempt: int) -> "CostEntry":
         return cls(
+            attempt=attempt,
             attempt_id=entry.attempt_id,
             interval=entry.interval,
             device_type=entry.device_type,
@@ -71,7 +74,7 @@ class JobCostOut(Wire):
             lost_usd=usd(bill.lost_usd_micros),
             running_usd_micros=bill.running_usd_micros,
             final=bill.final,
-            entries=[CostEntry.of(entry) for entry in bill.entries],
+            entries=[CostEntry.of(entry, bill.attempt_numbers[entry.attempt_id]) for entry in bill.entries],
         )
 
 

@@ -54,6 +54,12 @@ class BaseModelCreate(Asked):
     """A folder below an allowed root, an s3:// prefix, or a hub id."""
 
 
+class BaseModelDeletedOut(Wire):
+    id: str
+    object: Literal["base_model"]
+    deleted: Literal[True]
+
+
 class BaseModelOut(Identified):
     """The model's name."""
 

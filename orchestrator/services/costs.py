@@ -1,5 +1,6 @@
 """What jobs cost: the ledger, and what the attempt that still runs has added since."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +22,8 @@ class Bill:
     running_usd_micros: int
     final: bool
     entries: tuple[LedgerEntry, ...]
+    attempt_numbers: Mapping[str, int]
+    """By attempt id: what the entries' attempts are called."""
 
 
 def running_usd_micros(found: Attempt, now: datetime) -> int:
@@ -36,13 +39,15 @@ def running_usd_micros(found: Attempt, now: datetime) -> int:
 
 def read_bill(tx: ReadTx, job: Job) -> Bill:
     entries = tuple(ledger.list_entries(tx, job_id=job.job_id))
-    running = sum(running_usd_micros(attempt, tx.now()) for attempt in attempts.list_attempts(tx, job.job_id))
+    tried = attempts.list_attempts(tx, job.job_id)
+    running = sum(running_usd_micros(attempt, tx.now()) for attempt in tried)
     return Bill(
         billed_usd_micros=sum(entry.amount_usd_micros for entry in entries if entry.billed) + running,
         lost_usd_micros=sum(entry.amount_usd_micros for entry in entries if not entry.billed),
         running_usd_micros=running,
         final=job.state in FINAL_JOB_STATES,
         entries=entries,
+        attempt_numbers={attempt.attempt_id: attempt.number for attempt in tried},
     )
 
 

@@ -1,0 +1,150 @@
+"""What a job would take: memory and time on each kind of device, and what each type of the pool would do with it."""
+
+from typing import Any, Literal
+
+from api.schemas.wire import Wire, usd
+from orchestrator.domain.estimate import MemoryEstimate, TimeEstimate
+from orchestrator.domain.estimate_changes import Change
+from orchestrator.services.estimates import Cost, DeviceFit, JobEstimate, Rows
+
+Source = Literal["given", "guessed", "unknown"]
+
+
+class RowsOut(Wire):
+    """The training file's rows; null where nothing is known. `tokens` counts all rows together."""
+
+    rows: int | None
+    tokens: int | None
+    longest_row_tokens: int | None
+    tokens_are: Source
+    longest_is: Source
+
+    @classmethod
+    def of(cls, rows: Rows) -> "RowsOut":
+        return cls(
+            rows=rows.rows,
+            tokens=rows.tokens,
+            longest_row_tokens=rows.longest_row_tokens,
+            tokens_are=rows.tokens_are,
+            longest_is=rows.longest_is,
+        )
+
+
+class MemoryOut(Wire):
+    """Bytes on one device; `total_bytes`, the sum of the breakdown, is what a job reserves."""
+
+    total_bytes: int
+    breakdown: dict[str, int]
+
+    @classmethod
+    def of(cls, memory: MemoryEstimate) -> "MemoryOut":
+        return cls(total_bytes=memory.total_bytes, breakdown=dict(memory.breakdown))
+
+
+class TimeOut(Wire):
+    """Seconds on one device, with the range that the estimate is honest about."""
+
+    seconds: float
+    low_seconds: float
+    high_seconds: float
+    steps: int
+    tokens: int
+
+    @classmethod
+    def of(cls, time: TimeEstimate) -> "TimeOut":
+        return cls(
+            seconds=time.seconds,
+            low_seconds=time.low_seconds,
+            high_seconds=time.high_seconds,
+            steps=time.steps,
+            tokens=time.tokens,
+        )
+
+
+class PredictedCost(Wire):
+    """For the predicted time and the ends of its range, at today's price."""
+
+    usd_micros: int
+    usd: str
+    low_usd_micros: int
+    high_usd_micros: int
+
+    @classmethod
+    def of(cls, cost: Cost) -> "PredictedCost":
+        return cls(
+            usd_micros=cost.usd_micros,
+            usd=usd(cost.usd_micros),
+            low_usd_micros=cost.low_usd_micros,
+            high_usd_micros=cost.high_usd_micros,
+        )
+
+
+class ChangeOut(Wire):
+    """A change of the job that would make it fit."""
+
+    settings: dict[str, bool | int | str]
+    """Fields of the job with their new values."""
+    effect: str
+    total_bytes: int
+
+    @classmethod
+    def of(cls, change: Change) -> "ChangeOut":
+        return cls(settings=dict(change.settings), effect=change.effect, total_bytes=change.total_bytes)
+
+
+class DeviceFitOut(Wire):
+    """What one type of device of the pool would do with the job."""
+
+    device_type: str
+    kind: Literal["cpu", "cuda"]
+    devices: int
+    largest_bytes: int
+    needed_bytes: int | None
+    """Null when this kind of device cannot run the job at all."""
+    fit: Literal["now", "when_empty", "never"]
+    usd_micros_per_hour: int
+    """For a whole device."""
+    cost: PredictedCost | None
+    """Null when too little is known of the rows."""
+    changes: list[ChangeOut]
+
+    @classmethod
+    def of(cls, fit: DeviceFit) -> "DeviceFitOut":
+        return cls(
+            device_type=fit.device_type,
+            kind=fit.kind,
+            devices=fit.devices,
+            largest_bytes=fit.largest_bytes,
+            needed_bytes=fit.needed_bytes,
+            fit=fit.fit,
+            usd_micros_per_hour=fit.usd_micros_per_hour,
+            cost=None if fit.cost is None else PredictedCost.of(fit.cost),
+            changes=[ChangeOut.of(change) for change in fit.changes],
+        )
+
+
+class EstimateOut(Wire):
+    object: Literal["estimate"]
+    model: str
+    plan: dict[str, Any]
+    """Every number that the worker would use, without 'auto'."""
+    rows: RowsOut
+    memory: dict[str, MemoryOut]
+    """By kind of device: cpu, cuda."""
+    time: dict[str, TimeOut]
+    devices: list[DeviceFitOut]
+    """By device type; empty in a pool that has shown none yet."""
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, estimate: JobEstimate) -> "EstimateOut":
+        return cls(
+            object="estimate",
+            model=estimate.model,
+            plan=estimate.plan.model_dump(mode="json"),
+            rows=RowsOut.of(estimate.rows),
+            memory={kind: MemoryOut.of(found) for kind, found in estimate.memory.items()},
+            time={kind: TimeOut.of(found) for kind, found in estimate.time.items()},
+            devices=[DeviceFitOut.of(fit) for fit in estimate.devices],
+            warnings=list(estimate.warnings),
+        )
