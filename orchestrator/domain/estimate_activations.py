@@ -79,14 +79,19 @@ def estimate_activations(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind
     working = tokens * _block_temporaries(plan, facts, kind) + _weight_temporaries(plan, facts)
     if plan.gradient_checkpointing:
         working += tokens * block
-    wide_tensor = wide * facts.intermediate_size * tokens
-    on_heap = block if wide_tensor <= LARGEST_HEAP_BYTES else block - 4 * wide * facts.intermediate_size
     return ActivationEstimate(
         held_bytes=held,
         loss_bytes=_loss_bytes(plan, facts, kind, tokens=tokens),
         block_bytes=working,
-        heap_bytes=tokens * layers * max(0, on_heap),
+        heap_bytes=layers * _block_on_heap(plan, facts, block, tokens=tokens),
     )
+
+
+def _block_on_heap(plan: TrainingPlan, facts: ModelFacts, block: int, *, tokens: int) -> int:
+    """What of a block's `block` bytes per token is below malloc's limit: four tensors of the MLP are the widest."""
+    width = compute_bytes(plan) * facts.intermediate_size
+    wide = min(block, 4 * width)
+    return wide * min(tokens, LARGEST_HEAP_BYTES // width) + (block - wide) * tokens
 
 
 def casts_adapters(plan: TrainingPlan) -> bool:

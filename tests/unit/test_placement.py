@@ -1,0 +1,89 @@
+"""Which job goes where: examples for each rule; tests/property has the laws."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from orchestrator.domain.placement import (
+    DeviceKind,
+    DeviceRoom,
+    Placement,
+    WaitingJob,
+    choose_device,
+    choose_placements,
+    could_ever_fit,
+    fits,
+)
+
+START = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def room(device_id: str, total: int, free: int | None = None, *, kind: DeviceKind = "cuda", **more: Any) -> DeviceRoom:
+    values = {"device_type": "rtx", "schedulable": True, **more}
+    return DeviceRoom(
+        device_id=device_id, kind=kind, total_bytes=total, free_bytes=total if free is None else free, **values
+    )
+
+
+def job(name: str, need: int, *, age: int = 0, priority: int = 0, **more: Any) -> WaitingJob:
+    values: dict[str, Any] = {"device_type": None, "exclusive": False, "bytes_by_kind": {"cuda": need}, **more}
+    return WaitingJob(job_id=name, priority=priority, queued_at=START - timedelta(seconds=age), **values)
+
+
+def place(devices: list[DeviceRoom], *jobs: WaitingJob) -> dict[str, str]:
+    return {placement.job_id: placement.device_id for placement in choose_placements(devices, jobs)}
+
+
+def test_the_oldest_goes_first_and_one_that_does_not_fit_lets_others_pass() -> None:
+    devices = [room("a", 24)]
+    assert place(devices, job("young", 20, age=1), job("old", 20, age=2)) == {"old": "a"}
+    assert place(devices, job("young", 20, age=1), job("big", 30, age=2)) == {"young": "a"}
+
+
+def test_priority_comes_before_age() -> None:
+    assert place([room("a", 24)], job("old", 20, age=9), job("urgent", 20, priority=1)) == {"urgent": "a"}
+
+
+def test_several_jobs_share_a_device_while_there_is_room() -> None:
+    found = choose_placements([room("a", 24)], [job("x", 10), job("y", 10), job("z", 10)])
+    assert found == [
+        Placement(job_id="x", device_id="a", reserved_bytes=10),
+        Placement(job_id="y", device_id="a", reserved_bytes=10),
+    ]
+
+
+def test_the_smallest_device_that_suffices_then_the_tightest_then_the_first_by_name() -> None:
+    assert place([room("big", 80), room("small", 24)], job("x", 10)) == {"x": "small"}
+    assert place([room("empty", 24), room("used", 24, 12)], job("x", 10)) == {"x": "used"}
+    assert place([room("b", 24), room("a", 24)], job("x", 10)) == {"x": "a"}
+
+
+def test_free_bytes_of_two_devices_are_never_added() -> None:
+    assert place([room("a", 24, 8), room("b", 24, 8)], job("x", 10)) == {}
+
+
+def test_an_exclusive_job_takes_a_whole_empty_device() -> None:
+    alone = job("x", 4, exclusive=True)
+    assert choose_placements([room("a", 24), room("b", 80)], [alone]) == [
+        Placement(job_id="x", device_id="a", reserved_bytes=24)
+    ]
+    assert place([room("a", 24, 23)], alone) == {}
+    assert place([room("a", 24)], alone, job("y", 1, age=-1)) == {"x": "a"}
+
+
+def test_a_device_that_is_away_takes_nothing_and_still_could() -> None:
+    away = room("a", 24, schedulable=False)
+    assert choose_device([away], job("x", 10)) is None
+    assert could_ever_fit([away], job("x", 10))
+
+
+def test_a_job_goes_only_to_its_type_and_to_kinds_that_it_has_a_size_for() -> None:
+    devices = [room("a", 24), room("c", 64, kind="cpu", device_type="cpu")]
+    assert place(devices, job("x", 10, device_type="cpu")) == {}
+    sizes = {"cuda": 30, "cpu": 40}
+    assert place(devices, job("x", 0, bytes_by_kind=sizes)) == {"x": "c"}
+    assert not could_ever_fit(devices, job("x", 0, bytes_by_kind={"cpu": 40}, device_type="rtx"))
+
+
+def test_fit_is_to_the_byte() -> None:
+    assert fits(room("a", 24), job("x", 24), 24)
+    assert not fits(room("a", 24), job("x", 25), 24)
