@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     database_connections: int = Field(default=20, ge=2, le=200)
 
     s3_endpoint: str = ""
+    s3_public_endpoint: str = ""
+    """What presigned URLs name, when nodes and users reach the object store under another address."""
     s3_region: str = "us-east-1"
     s3_bucket: str = "tunepool"
     s3_access_key: str = ""

@@ -1,1 +1,182 @@
-"""The composition root: builds the parts from the settings and hands each what it needs."""
+"""The composition root: from settings to store, objects, use cases and loops, each handed only what it needs.
+
+Importing this brings neither Ray nor torch; the launcher is made by `orchestrator.__main__` and passed in.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from structlog.typing import Processor
+
+from orchestrator.objects.client import Objects
+from orchestrator.runtime.launcher import Launcher
+from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings, Knowledge
+from orchestrator.services.adapters import Adapters
+from orchestrator.services.costs import Costs
+from orchestrator.services.estimates import Estimates
+from orchestrator.services.files import Files
+from orchestrator.services.health import Health
+from orchestrator.services.hub import Hub
+from orchestrator.services.jobs import Jobs
+from orchestrator.services.keys import Keys
+from orchestrator.services.models import Models
+from orchestrator.services.pool import Pool, read_price
+from orchestrator.services.tail import Tail
+from orchestrator.services.teams import Teams
+from orchestrator.services.uploads import Uploads
+from orchestrator.settings import Settings
+from orchestrator.store.session import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Every use case, on one database and one bucket. `close` ends the connections; nothing else is to be ended."""
+
+    store: Store
+    objects: Objects
+    adapters: Adapters
+    costs: Costs
+    estimates: Estimates
+    files: Files
+    health: Health
+    jobs: Jobs
+    keys: Keys
+    models: Models
+    pool: Pool
+    tail: Tail
+    teams: Teams
+    uploads: Uploads
+
+    def close(self) -> None:
+        self.tail.close()
+        self.objects.close()
+        self.store.close()
+
+
+def open_store(settings: Settings) -> Store:
+    """The database of the settings; no connection is made yet, but SQLite's folder is."""
+    return Store(settings.resolved_database_url, connections=settings.database_connections)
+
+
+def open_objects(settings: Settings) -> Objects:
+    return Objects(
+        settings.s3_endpoint,
+        settings.s3_region,
+        bucket=settings.s3_bucket,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        public_endpoint=settings.s3_public_endpoint,
+    )
+
+
+def build_services(settings: Settings) -> Services:
+    store, objects = open_store(settings), open_objects(settings)
+    models = Models(
+        store=store,
+        objects=objects,
+        roots=tuple(root.resolve() for root in settings.model_roots),
+        hub=Hub(token=settings.hub_token.get_secret_value() or None) if settings.allow_hub else None,
+        input_url_seconds=INPUT_URL_FACTOR * settings.presigned_seconds,
+    )
+    return Services(
+        store=store,
+        objects=objects,
+        adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
+        costs=Costs(store),
+        estimates=Estimates(store, models),
+        files=Files(
+            store=store,
+            objects=objects,
+            max_file_bytes=settings.max_file_bytes,
+            presigned_seconds=settings.presigned_seconds,
+        ),
+        health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
+        jobs=Jobs(store, models, settings.min_training_rows),
+        keys=Keys(store),
+        models=models,
+        pool=Pool(store),
+        tail=Tail(store, poll_seconds=settings.poll_seconds),
+        teams=Teams(store),
+        uploads=Uploads(store=store, objects=objects, max_upload_bytes=settings.max_upload_bytes),
+    )
+
+
+def build_control_plane(settings: Settings, services: Services, launcher: Launcher) -> ControlPlane:
+    """All loops on this launcher. What loops need of use cases goes in as functions."""
+    return ControlPlane(
+        services.store,
+        services.objects,
+        launcher,
+        knowledge=Knowledge(
+            describe_model=services.models.source_for,
+            verify_adapter=services.adapters.verify,
+            price_of=read_price,
+        ),
+        settings=ControlSettings(
+            owner=name_owner(),
+            leader_lease_seconds=settings.leader_lease_seconds,
+            attempt_lease_seconds=settings.attempt_lease_seconds,
+            stop_grace_seconds=settings.stop_grace_seconds,
+            launch_timeout_seconds=settings.launch_timeout_seconds,
+            poll_seconds=settings.poll_seconds,
+            presigned_seconds=settings.presigned_seconds,
+            retention_days=settings.retention_days,
+            work_root=str(settings.data_dir.absolute() / "attempts"),
+            cache_dir=str(cache_dir(settings)),
+        ),
+    )
+
+
+def name_owner() -> str:
+    """Another name for each start: the leader's lease of a process that was killed is not taken for our own."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def cache_dir(settings: Settings) -> Path:
+    """Where nodes keep downloaded models."""
+    return (settings.worker_cache_dir or settings.data_dir / "cache").absolute()
+
+
+def health_path(settings: Settings) -> Path:
+    return settings.data_dir.absolute() / "scheduler-health.json"
+
+
+def configure_logs(settings: Settings) -> None:
+    """One line per event on standard error, JSON or plain, with what libraries log; tracebacks hold no values."""
+    level = getattr(logging, settings.log_level.upper())
+    shared: Sequence[Processor] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(settings)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for library in ("botocore", "urllib3"):
+        logging.getLogger(library).setLevel(max(level, logging.WARNING))
+
+
+def _renderers(settings: Settings) -> Sequence[Processor]:
+    if settings.log_format == "json":
+        return (structlog.processors.format_exc_info, structlog.processors.JSONRenderer())
+    return (structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),)
