@@ -42,21 +42,28 @@ def suggest_changes(
     Each is one kind of change, as far as it must go. Only when no single kind is enough, one combination.
     """
 
+    def measure(candidate: TrainingPlan) -> int:
+        return estimate_memory(candidate, facts, kind).total_bytes
+
     def fits(candidate: TrainingPlan) -> bool:
-        return estimate_memory(candidate, facts, kind).total_bytes <= device_bytes
+        return measure(candidate) <= device_bytes
 
     if fits(plan):
         return ()
     alone = [(move, found) for move in MOVES if (found := next(filter(fits, _walk(plan, move)), None)) is not None]
     if alone:
         return tuple(_describe(found, facts, kind, moves=(move,)) for move, found in alone)
-    together = _combine(plan, fits)
+    together = _combine(plan, fits, measure)
     return () if together is None else (_describe(together[0], facts, kind, moves=together[1]),)
 
 
 def estimate_least(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> int:
     """Bytes of the plan after every change as far as it goes: what no change gets below."""
-    return estimate_memory(_take_all(plan, MOVES), facts, kind).total_bytes
+
+    def measure(candidate: TrainingPlan) -> int:
+        return estimate_memory(candidate, facts, kind).total_bytes
+
+    return measure(_take_all(plan, MOVES, measure))
 
 
 def describe_changes(changes: tuple[Change, ...]) -> str:
@@ -171,16 +178,19 @@ def _walk(plan: TrainingPlan, move: _Move) -> Iterator[TrainingPlan]:
         following = move.step(following)
 
 
-def _take_all(plan: TrainingPlan, moves: tuple[_Move, ...]) -> TrainingPlan:
+def _take_all(plan: TrainingPlan, moves: tuple[_Move, ...], measure: Callable[[TrainingPlan], int]) -> TrainingPlan:
+    """Each move as far as it helps: 4-bit weights, for one, take more on a CPU, where the file stays mapped."""
     for move in moves:
-        plan = [plan, *_walk(plan, move)][-1]
+        plan = min((plan, *_walk(plan, move)), key=measure)
     return plan
 
 
-def _combine(plan: TrainingPlan, fits: Callable[[TrainingPlan], bool]) -> tuple[TrainingPlan, tuple[_Move, ...]] | None:
+def _combine(
+    plan: TrainingPlan, fits: Callable[[TrainingPlan], bool], measure: Callable[[TrainingPlan], int]
+) -> tuple[TrainingPlan, tuple[_Move, ...]] | None:
     """As few moves as their order allows, in full; then each taken back as far as the others let it."""
     for count in range(2, len(MOVES) + 1):
-        found = _take_all(plan, MOVES[:count])
+        found = _take_all(plan, MOVES[:count], measure)
         if fits(found):
             return _take_back(plan, found, MOVES[:count], fits)
     return None
