@@ -33,6 +33,7 @@ from orchestrator.store.session import Store, WriteTx
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,255}")
 NAMES_SHOWN = 20
+ANYWHERE = (Path("/"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +47,18 @@ class Models:
     input_url_seconds: int
 
     def add(self, caller: Caller, name: str, location: str) -> BaseModel:
-        """Register a folder below an allowed root, an s3:// prefix of the pool's bucket, or a hub id, also @revision.
+        """Register a folder (an absolute path), an s3:// prefix of the pool's bucket, or a hub id, also @revision.
 
-        A known name gets the new location. Raises InvalidRequestError, HubUnavailableError, or ConflictError
-        (model_in_use) when an unfinished job uses another revision under this name.
+        An admin may name any folder; the roots bound what jobs name by themselves. A known name gets the new location.
+        Raises InvalidRequestError, HubUnavailableError, or ConflictError (model_in_use) when an unfinished job uses
+        another revision under this name.
         """
         require_admin(caller)
         if not _NAME.fullmatch(name) or name.startswith("ft:"):
             raise InvalidRequestError(
                 f"{name!r} cannot be a model's name: use letters, digits and . _ - / @", param="name"
             )
-        return self._register(name, self._find(location))
+        return self._register(name, self._find(location, ANYWHERE))
 
     def get(self, caller: Caller, name: str) -> BaseModel:
         """Any caller may read the registry: the pool's base models are for all its teams."""
@@ -91,7 +93,7 @@ class Models:
             return self._register(name, found)
         if self.hub is not None and is_hub_id(name):
             try:
-                return self._register(name, self._find(name))
+                return self._register(name, self._find(name, self.roots))
             except HubUnavailableError as error:
                 raise HubUnavailableError(f"{error.message}. {self._describe_registry()}", param="model") from error
             except InvalidRequestError as error:
@@ -129,15 +131,15 @@ class Models:
         )
         return ModelSource(kind="s3", files=files, **common)
 
-    def _find(self, location: str) -> "_Found":
+    def _find(self, location: str, roots: tuple[Path, ...]) -> "_Found":
         """Look at the model, wherever it is. No transaction is open."""
         if location.startswith(S3_SCHEME):
             prefix = parse_s3_location(location, self.objects.bucket)
             where = f"{S3_SCHEME}{self.objects.bucket}/{prefix}"
             return _Found(kind=ModelSourceKind.S3, location=where, reader=BucketReader(self.objects, prefix))
-        folder = find_folder(location, self.roots)
+        folder = find_folder(location, roots)
         if folder is not None:
-            return _Found(kind=ModelSourceKind.PATH, location=str(folder), reader=FolderReader(folder, self.roots))
+            return _Found(kind=ModelSourceKind.PATH, location=str(folder), reader=FolderReader(folder, roots))
         if self.hub is not None and is_hub_id(location.partition("@")[0]):
             found = self.hub.open(location)
             return _Found(kind=ModelSourceKind.HUB, location=found.hub_id, reader=found.reader, commit=found.commit)
