@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from orchestrator.domain.artifacts import Adapter, Checkpoint, File, Upload, UploadStatus
+from orchestrator.domain.artifacts import Adapter, Checkpoint, File, Upload, UploadPart, UploadStatus
 from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import MANIFEST_NAME, job_prefix
 from orchestrator.scheduler.loop import Loop
@@ -40,6 +40,8 @@ class CleanFacts:
     running_checkpoints: Sequence[Checkpoint]
     jobs_to_tidy: Sequence[str]
     jobs_to_forget: Sequence[str]
+    leftover_parts: Sequence[UploadPart] = ()
+    """Of uploads that ended while the object store was away, or whose control plane died then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class DropRecords:
     before: datetime
 
 
-Chore = Upload | File | Adapter | Checkpoint | Sweep | DropRecords
+Chore = Upload | UploadPart | File | Adapter | Checkpoint | Sweep | DropRecords
 
 
 class Clean:
@@ -90,12 +92,17 @@ class Clean:
                 jobs_to_forget=sweeps.list_to_sweep(
                     tx, stage=FORGET_STAGE, finished_before=now - self._retention, limit=BATCH
                 ),
+                leftover_parts=uploads.list_leftover_parts(tx, BATCH),
             )
 
     def apply(self, chore: Chore) -> bool:
         match chore:
             case Upload():
                 self._expire_upload(chore)
+            case UploadPart():
+                self._objects.delete(chore.object_key)
+                with self._store.write() as tx:
+                    uploads.delete_part(tx, chore.part_id)
             case File():
                 self._objects.delete(chore.object_key)
                 with self._store.write() as tx:
@@ -171,6 +178,7 @@ def decide_chores(facts: CleanFacts) -> list[Chore]:
         *facts.files,
         *facts.adapters,
         *(upload for upload in facts.uploads if upload.expires_at < facts.now - UPLOAD_SLACK),
+        *facts.leftover_parts,
         *(Sweep(job_id=job_id, stage=TIDY_STAGE) for job_id in facts.jobs_to_tidy),
         *(Sweep(job_id=job_id, stage=FORGET_STAGE) for job_id in facts.jobs_to_forget),
         DropRecords(before=facts.now - timedelta(hours=IDEMPOTENCY_HOURS)),
@@ -201,6 +209,8 @@ def _name_chore(chore: Chore) -> str:
     match chore:
         case Upload():
             return chore.upload_id
+        case UploadPart():
+            return chore.part_id
         case File():
             return chore.file_id
         case Adapter():

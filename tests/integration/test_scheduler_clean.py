@@ -176,6 +176,20 @@ def test_an_upload_that_nobody_completed_expires_with_its_parts(rig: Rig) -> Non
     assert [rig.objects.head(part.object_key) is not None for _, part in (fresh, old)] == [True, False]
 
 
+def test_parts_that_an_ended_upload_left_are_swept(rig: Rig) -> None:
+    with rig.store.write() as tx:
+        team = add_team(tx)
+        open_, ended = (_add_upload(tx, team.team_id, age=timedelta(0)) for _ in range(2))
+        uploads.apply_upload_status(tx, ended[0].upload_id, from_=(UploadStatus.PENDING,), to=UploadStatus.CANCELLED)
+    for _, part in (open_, ended):
+        rig.objects.put(part.object_key, b"part")
+    rig.step("lead", "clean")
+    assert [rig.objects.head(part.object_key) is not None for _, part in (open_, ended)] == [True, False]
+    with rig.store.read() as tx:
+        assert uploads.list_leftover_parts(tx, 10) == []
+        assert len(uploads.list_parts(tx, open_[0].upload_id)) == 1
+
+
 def _add_upload(tx: WriteTx, team_id: str, *, age: timedelta) -> tuple[Upload, UploadPart]:
     """A pending upload that expired so long ago, with one part that came in time."""
     now = tx.now()
