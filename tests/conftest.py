@@ -1,3 +1,8 @@
 """Fixtures that every test may ask for, by the module that defines them."""
 
-pytest_plugins = ["tests.support.databases", "tests.support.models", "tests.support.storage"]
+pytest_plugins = [
+    "tests.support.databases",
+    "tests.support.models",
+    "tests.support.storage",
+    "tests.support.servers",  # last: it uses the others
+]
