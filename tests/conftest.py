@@ -3,6 +3,7 @@
 pytest_plugins = [
     "tests.support.databases",
     "tests.support.models",
+    "tests.support.stack",
     "tests.support.storage",
     "tests.support.servers",  # last: it uses the others
 ]

@@ -31,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tp") as name:
         folder = Path(name)
         model = real_model_folder() if asked.model == "smollm2" else build_tiny_model(folder / "model")
-        with run_stack(folder / "data", lease_seconds=120) as stack, stack.connect() as client:
+        with run_stack(folder / "data", lease_seconds=120, torch_threads=None) as stack, stack.connect() as client:
             _idle_memory(stack)
             client.base_models.create(name=MODEL, location=str(model))
             file_id = client.files.create(write_rows(folder / "train.jsonl")).id

@@ -29,7 +29,7 @@ def main() -> None:
     model = real_model_folder()
     with (
         tempfile.TemporaryDirectory(prefix="tp") as name,
-        run_stack(Path(name) / "data", lease_seconds=120) as stack,
+        run_stack(Path(name) / "data", lease_seconds=120, torch_threads=None) as stack,
         stack.connect() as client,
     ):
         client.base_models.create(name=MODEL, location=str(model))
