@@ -20,7 +20,7 @@ from pathlib import Path
 
 import stamina.instrumentation
 
-from orchestrator.domain.protocol import AttemptSpec, ValidationSpec
+from orchestrator.domain.protocol import AttemptSpec, Phase, ValidationSpec
 from workers.context import Context, LocalContext, RemoteContext, end_process_group, write_all
 from workers.failures import classify
 from workers.transfers import download_file, new_client
@@ -78,6 +78,7 @@ def train(path: Path, *, started_at: float) -> int:
     """Run the recipe of the spec's method; its outcome, or the failure, is the last report."""
     spec = AttemptSpec.model_validate_json(path.read_bytes())
     context = _open_context(spec)
+    context.report(Phase(phase="starting"))
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if spec.model.kind == "hub" else "1")
     try:
         recipe = importlib.import_module(RECIPES[spec.plan.method])
@@ -103,7 +104,7 @@ def validate(path: Path) -> int:
     client = new_client()
     result = validation.run(spec, lambda remote, target: download_file(remote, target, client=client))
     with os.fdopen(report_fd, "wb", buffering=0) as pipe:
-        write_all(pipe, result.model_dump_json().encode() + b"\n")
+        write_all(pipe, result.model_dump_json().encode() + b"\n", end_process_group)
     return 0
 
 

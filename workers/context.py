@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import urlsplit
@@ -62,9 +63,17 @@ class RemoteContext:
     The end of standard input means that the supervisor is dead, so this process and its group end at once.
     """
 
-    def __init__(self, grant: UploadGrant, *, report_fd: int, control: IO[str]) -> None:
+    def __init__(
+        self,
+        grant: UploadGrant,
+        *,
+        report_fd: int,
+        control: IO[str],
+        on_orphaned: Callable[[], None] | None = None,
+    ) -> None:
         self._grant = grant
         self._pipe = os.fdopen(report_fd, "wb", buffering=0)
+        self._on_orphaned = on_orphaned or end_process_group
         self._lock = threading.Lock()
         self._stop: StopReason | None = None
         self._client = new_client()
@@ -77,7 +86,7 @@ class RemoteContext:
     def report(self, report: Report) -> None:
         line = f'{{"at_unix":{time.time():.6f},"report":{report.model_dump_json()}}}\n'.encode()
         with self._lock:
-            write_all(self._pipe, line)
+            write_all(self._pipe, line, self._on_orphaned)
 
     def should_stop(self) -> StopReason | None:
         return self._stop
@@ -89,12 +98,18 @@ class RemoteContext:
     def fetch(self, remote: RemoteFile, target: Path) -> None:
         download_file(remote, target, client=self._client)
 
+    def close(self) -> None:
+        """Close the report pipe and the connections to the object store."""
+        self._pipe.close()
+        self._client.close()
+
     def _listen(self, control: IO[str]) -> None:
         try:
-            for line in control:
-                self._obey(line)
+            with control:
+                for line in control:
+                    self._obey(line)
         finally:
-            end_process_group()
+            self._on_orphaned()
 
     def _obey(self, line: str) -> None:
         """A line that is not understood is logged and skipped: a newer supervisor may say more than we know."""
@@ -104,7 +119,7 @@ class RemoteContext:
                 self._stop = StopReason.model_validate(message["stop"])
             elif "grant" in message:
                 self._grant = UploadGrant.model_validate(message["grant"])
-        except ValueError:
+        except (ValueError, TypeError):
             logger.warning("a control line was not understood")
 
 
@@ -160,14 +175,14 @@ class LocalContext:
             temporary.unlink(missing_ok=True)
 
 
-def write_all(pipe: IO[bytes], line: bytes) -> None:
-    """Write a whole line to a pipe, however often the kernel takes a part only. A closed pipe ends the process."""
+def write_all(pipe: IO[bytes], line: bytes, on_orphaned: Callable[[], None]) -> None:
+    """Write a whole line to a pipe, however often the kernel takes a part only. Nobody reads a closed pipe."""
     view = memoryview(line)
     try:
         while view:
             view = view[pipe.write(view) :]
     except BrokenPipeError:
-        end_process_group()
+        on_orphaned()
 
 
 def end_process_group() -> None:

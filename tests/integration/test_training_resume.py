@@ -1,120 +1,146 @@
 """A run that was stopped and resumed is the run that was never stopped: same losses, same weights, to the last bit."""
 
-import itertools
-import time
-from dataclasses import dataclass, field
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.numpy import load_file
 
-from orchestrator.domain.protocol import AttemptSpec, Metric, Report, Stopped, StopReason, Succeeded
+from orchestrator.domain.protocol import Phase, Stopped, Succeeded
 from tests.support.training import (
+    PAUSE,
+    ObservedContext,
     make_attempt,
     make_plan,
     make_rows,
-    outcomes,
+    read_adapter,
     read_losses,
     read_reports,
     resume_source,
+    train,
 )
-from workers.context import LocalContext
-from workers.recipes import sft
+from workers.failures import StorageError
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
-
-@dataclass
-class StoppingContext(LocalContext):
-    """Asks the run to stop as soon as a step was reported."""
-
-    folder: Path
-    stop_at_step: int | None = None
-    reason: StopReason = field(default_factory=lambda: StopReason(reason="paused", save=True))
-
-    def __post_init__(self) -> None:
-        super().__init__(self.folder, key_prefix="jobs/ftjob-test/attempts/0001-attempt-test/")
-
-    def report(self, report: Report) -> None:
-        super().report(report)
-        if isinstance(report, Metric) and report.step == self.stop_at_step and "train_loss" in report.values:
-            self.stop(self.reason)
-
-
-def train(spec: AttemptSpec, context: LocalContext) -> Succeeded | Stopped:
-    outcome = sft.run(spec, context, started_at=time.monotonic())
-    context.report(outcome)
-    return outcome
-
-
-def adapter_of(context: LocalContext, outcome: Succeeded | Stopped) -> dict[str, Any]:
-    assert isinstance(outcome, Succeeded)
-    return load_file(context.folder / "objects" / outcome.key_prefix / "adapter_model.safetensors")
-
-
-PLANS = {
-    "dropout within an epoch": {"lora_dropout": 0.2, "accumulation_steps": 2},
-    "packed rows": {"lora_dropout": 0.2, "packing": True, "max_seq_tokens": 64, "micro_batch_rows": 1},
-    "checkpointing, sgd": {"lora_dropout": 0.2, "gradient_checkpointing": True, "optimizer": "sgd"},
+PLANS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "dropout, accumulation": ({"lora_dropout": 0.2, "accumulation_steps": 2}, (1, 2)),
+    "packed rows": ({"lora_dropout": 0.2, "packing": True, "max_seq_tokens": 64, "micro_batch_rows": 1}, (3,)),
+    "recomputed, adafactor": ({"lora_dropout": 0.2, "gradient_checkpointing": True, "optimizer": "adafactor"}, (3,)),
 }
+"""Name to plan, and the steps after which to stop: within the first epoch, and between two where it fits."""
+FIGURES = ("train_loss", "grad_norm", "learning_rate", "epoch", "eval_loss")
 
 
-@pytest.mark.parametrize(
-    ("name", "stop_at"), [(name, stop) for name, stop in itertools.product(PLANS, (1, 2)) if name in PLANS]
-)
-def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, tiny_model: Path, name: str, stop_at: int) -> None:
-    rows, held_out = make_rows(8), make_rows(4, start=20)
-    plan = make_plan(**PLANS[name], eval_steps=2)
-    whole = StoppingContext(tmp_path / "whole" / "local")
-    spec = make_attempt(tmp_path / "whole", tiny_model, plan=plan, rows=rows, validation_rows=held_out)
-    expected = adapter_of(whole, train(spec, whole))
+@pytest.mark.parametrize("name", PLANS)
+def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, tiny_model: Path, name: str) -> None:
+    changes, stops = PLANS[name]
+    shared = {
+        "plan": make_plan(**changes, eval_steps=2),
+        "rows": make_rows(8),
+        "validation_rows": make_rows(4, start=20),
+    }
+    whole = ObservedContext(tmp_path / "whole" / "local")
+    expected = train(make_attempt(tmp_path / "whole", tiny_model, **shared), whole)
+    assert isinstance(expected, Succeeded)
+    for stop_at in stops:
+        first = ObservedContext(tmp_path / f"first-{stop_at}" / "local", stop_at_step=stop_at)
+        assert train(make_attempt(tmp_path / f"first-{stop_at}", tiny_model, **shared), first) == Stopped(
+            reason="paused", step=stop_at
+        )
+        second = ObservedContext(tmp_path / f"second-{stop_at}" / "local")
+        source = resume_source(first.folder, stop_at)
+        outcome = train(make_attempt(tmp_path / f"second-{stop_at}", tiny_model, **shared, resume_from=source), second)
 
-    first = StoppingContext(tmp_path / "first" / "local", stop_at_step=stop_at)
-    spec = make_attempt(tmp_path / "first", tiny_model, plan=plan, rows=rows, validation_rows=held_out)
-    stopped = train(spec, first)
-    assert stopped == Stopped(reason="paused", step=stop_at)
+        for figure in FIGURES:
+            joined = read_losses(first.folder, figure) | read_losses(second.folder, figure)
+            assert joined == read_losses(whole.folder, figure), figure
+        assert not set(read_losses(first.folder)) & set(read_losses(second.folder))
+        assert isinstance(outcome, Succeeded)
+        assert_same_weights(second, outcome, whole, expected)
+        assert outcome.trained_tokens == expected.trained_tokens
+        assert outcome.lineage["resumed_from_step"] == stop_at
 
-    second = StoppingContext(tmp_path / "second" / "local")
-    source = resume_source(first.folder, stop_at)
-    spec = make_attempt(
-        tmp_path / "second", tiny_model, plan=plan, rows=rows, validation_rows=held_out, resume_from=source
-    )
-    outcome = train(spec, second)
 
-    for figure in ("train_loss", "grad_norm", "learning_rate", "epoch", "eval_loss"):
+def assert_same_weights(one: ObservedContext, outcome: Succeeded, other: ObservedContext, expected: Succeeded) -> None:
+    adapter, wanted = read_adapter(one, outcome), read_adapter(other, expected)
+    assert adapter.keys() == wanted.keys()
+    assert all((adapter[key] == wanted[key]).all() for key in wanted)
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path: Path, tiny_model: Path) -> None:
+    shared = {"plan": make_plan(lora_dropout=0.2, eval_steps=2), "validation_rows": make_rows(4, start=20)}
+    whole = ObservedContext(tmp_path / "whole" / "local")
+    train(make_attempt(tmp_path / "whole", tiny_model, **shared), whole)
+    first = ObservedContext(tmp_path / "first" / "local", stop_at_phase=(Phase(phase="evaluating"), 2))
+    assert train(make_attempt(tmp_path / "first", tiny_model, **shared), first) == Stopped(reason="paused", step=2)
+    assert set(read_losses(first.folder, "eval_loss")) == {0}
+    second = ObservedContext(tmp_path / "second" / "local")
+    train(make_attempt(tmp_path / "second", tiny_model, **shared, resume_from=resume_source(first.folder, 2)), second)
+    for figure in FIGURES:
         joined = read_losses(first.folder, figure) | read_losses(second.folder, figure)
         assert joined == read_losses(whole.folder, figure), figure
-    assert set(read_losses(first.folder)) & set(read_losses(second.folder)) == set()
-    adapter = adapter_of(second, outcome)
-    assert adapter.keys() == expected.keys()
-    assert all((adapter[key] == expected[key]).all() for key in expected)
-    assert outcome.trained_tokens == outcomes(whole.folder)[-1]["trained_tokens"]
-    assert outcome.lineage["resumed_from_step"] == stop_at
 
 
-def test_between_two_epochs_the_random_states_go_back_too(tmp_path: Path, tiny_model: Path) -> None:
-    plan = make_plan(lora_dropout=0.3)
-    whole = StoppingContext(tmp_path / "whole" / "local")
-    expected = adapter_of(whole, train(make_attempt(tmp_path / "whole", tiny_model, plan=plan), whole))
-    first = StoppingContext(tmp_path / "first" / "local", stop_at_step=4)
-    train(make_attempt(tmp_path / "first", tiny_model, plan=plan), first)
-    assert read_losses(first.folder, "epoch")[4] == 1.0
-    second = StoppingContext(tmp_path / "second" / "local")
-    spec = make_attempt(tmp_path / "second", tiny_model, plan=plan, resume_from=resume_source(first.folder, 4))
-    adapter = adapter_of(second, train(spec, second))
-    assert read_losses(first.folder) | read_losses(second.folder) == read_losses(whole.folder)
-    assert all((adapter[key] == expected[key]).all() for key in expected)
-
-
-def test_checkpoints_by_steps_are_whole_and_none_is_made_of_the_last_step(tmp_path: Path, tiny_model: Path) -> None:
-    context = StoppingContext(tmp_path / "local")
-    spec = make_attempt(tmp_path, tiny_model, plan=make_plan(checkpoint_steps=4, lora_dropout=0.1))
-    train(spec, context)
+def test_checkpoints_are_whole_and_hold_no_pickle(tmp_path: Path, tiny_model: Path) -> None:
+    context = ObservedContext(tmp_path / "local")
+    plan = make_plan(checkpoint_steps=4, eval_steps=4, lora_dropout=0.1)
+    train(make_attempt(tmp_path, tiny_model, plan=plan, validation_rows=make_rows(3)), context)
     stored = read_reports(context.folder, "checkpoint")
-    assert [report["step"] for report in stored] == [4]
-    assert {file["name"] for file in stored[0]["files"]} == {
+    assert [report["step"] for report in stored] == [4]  # none of the last step, 8: the adapter follows
+    names = {file["name"] for file in stored[0]["files"]}
+    assert names == {
         "adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors", "rng.safetensors", "state.json",
     }  # fmt: skip
     folder = context.folder / "objects" / stored[0]["key_prefix"]
-    assert {path.name for path in folder.iterdir()} == {file["name"] for file in stored[0]["files"]} | {"manifest.json"}
+    assert {path.name for path in folder.iterdir()} == names | {"manifest.json"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["files"] == stored[0]["files"]
+    assert (manifest["version"], manifest["step"], manifest["attempt_id"]) == (1, 4, "attempt-test")
+    assert "eval_loss" in manifest["metrics"]  # made after the step's evaluation
+    assert not json.loads((folder / "state.json").read_text())["evaluation_due"]
+    for path in folder.glob("*.safetensors"):
+        assert b"torch._utils" not in path.read_bytes()
+
+
+def test_seconds_make_checkpoints_too(tmp_path: Path, tiny_model: Path) -> None:
+    def stop_when_stored(step: int) -> None:
+        if read_reports(context.folder, "checkpoint"):
+            context.stop(PAUSE)
+
+    context = ObservedContext(tmp_path / "local", on_step=stop_when_stored)
+    spec = make_attempt(tmp_path, tiny_model, plan=make_plan(checkpoint_seconds=1, epochs=50_000))
+    assert isinstance(train(spec, context), Stopped)
+    steps = [report["step"] for report in read_reports(context.folder, "checkpoint")]
+    assert steps == sorted(set(steps))
+    assert len(steps) == 2  # the one by the clock, and the one of the pause
+
+
+@pytest.mark.parametrize("spoilt", ["state.json", "adapter_model.safetensors"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, tiny_model: Path, spoilt: str) -> None:
+    first = ObservedContext(tmp_path / "first" / "local", stop_at_step=2)
+    train(make_attempt(tmp_path / "first", tiny_model), first)
+    source = resume_source(first.folder, 2)
+    path = next((first.folder / "objects").rglob(spoilt))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    spec = make_attempt(tmp_path / "second", tiny_model, resume_from=source)
+    with pytest.raises(StorageError, match=spoilt):
+        train(spec, ObservedContext(tmp_path / "second" / "local"))
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    first = ObservedContext(tmp_path / "first" / "local", stop_at_step=2)
+    train(make_attempt(tmp_path / "first", tiny_model, plan=make_plan(lora_target_modules=("q_proj",))), first)
+    spec = make_attempt(
+        tmp_path / "second",
+        tiny_model,
+        plan=make_plan(lora_target_modules=("v_proj",)),
+        resume_from=resume_source(first.folder, 2),
+    )
+    with pytest.raises(StorageError, match="another adapter"):
+        train(spec, ObservedContext(tmp_path / "second" / "local"))

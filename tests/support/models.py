@@ -138,3 +138,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def real_model() -> Path:
     """The folder of SmolLM2-135M-Instruct."""
     return real_model_folder()
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """For models this small: two threads of torch would only wait for each other. It stays so in this process."""
+    importlib.import_module("torch").set_num_threads(1)

@@ -1,10 +1,14 @@
 """Attempts to train in a test: small data sets as files, specs with sensible plans, and what a local run reported."""
 
 import hashlib
+import importlib
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from safetensors.numpy import load_file
 
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.protocol import (
@@ -13,12 +17,20 @@ from orchestrator.domain.protocol import (
     CheckpointSource,
     CheckpointStored,
     DeviceGrant,
+    Metric,
     ModelSource,
+    Phase,
     RemoteFile,
+    Report,
+    Stopped,
+    StopReason,
+    Succeeded,
     UploadGrant,
 )
 from tests.support.models import LINEAR_NAMES
+from workers.context import LocalContext
 
+PAUSE = StopReason(reason="paused", save=True)
 PREFIX = "jobs/ftjob-test/attempts/0001-attempt-test/"
 
 
@@ -159,3 +171,46 @@ def resume_source(local_folder: Path, step: int) -> CheckpointSource:
 
 def outcomes(local_folder: Path) -> list[dict[str, Any]]:
     return [report for report in read_reports(local_folder) if report["kind"] in OUTCOME_KINDS]
+
+
+class ObservedContext(LocalContext):
+    """A local context that asks for a stop when a step, or a phase of a step, was reported."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        stop_at_step: int | None = None,
+        stop_at_phase: tuple[Phase, int] | None = None,
+        reason: StopReason = PAUSE,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
+        super().__init__(folder, key_prefix=PREFIX)
+        self._stop_at_step, self._stop_at_phase, self._reason, self._on_step = (
+            stop_at_step, stop_at_phase, reason, on_step,
+        )  # fmt: skip
+        self._step = 0
+
+    def report(self, report: Report) -> None:
+        super().report(report)
+        if isinstance(report, Metric) and "train_loss" in report.values:
+            self._step = report.step
+            if self._on_step is not None:
+                self._on_step(report.step)
+            if self._step == self._stop_at_step:
+                self.stop(self._reason)
+        if self._stop_at_phase == (report, self._step):
+            self.stop(self._reason)
+
+
+def train(spec: AttemptSpec, context: LocalContext, **arguments: Any) -> Succeeded | Stopped:
+    """Run the recipe in this process, as the entry point does."""
+    recipe = importlib.import_module("workers.recipes.sft")
+    outcome: Succeeded | Stopped = recipe.run(spec, context, **{"started_at": time.monotonic()} | arguments)
+    context.report(outcome)
+    return outcome
+
+
+def read_adapter(context: LocalContext, outcome: Succeeded) -> dict[str, Any]:
+    """The stored adapter's tensors, by name."""
+    return load_file(context.folder / "objects" / outcome.key_prefix / "adapter_model.safetensors")

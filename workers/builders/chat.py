@@ -107,14 +107,14 @@ def _spans_by_prefix(
 ) -> tuple[str, list[Span]]:
     """Render every beginning of the conversation and see where the whole one goes on from there."""
 
-    def render(count: int, *, generation: bool = False) -> str:
+    def render(count: int | None, *, generation: bool = False) -> str:
         return str(
             tokenizer.apply_chat_template(
                 messages[:count], tools=tools, tokenize=False, add_generation_prompt=generation
             )
         )
 
-    whole = render(len(messages))
+    whole = render(None)
     marks = _special_texts(tokenizer)
     spans = []
     for number, message in enumerate(messages):
@@ -127,13 +127,24 @@ def _spans_by_prefix(
 def _turn_start(render: Callable[..., str], whole: str, number: int) -> int:
     """Behind the generation prompt. Where that holds more than the turn itself shows, such as an opened thought,
     behind what both have in common."""
+    if number == 0:
+        return _first_turn_start(render, whole)
     prompt = render(number, generation=True)
     if whole.startswith(prompt):
         return len(prompt)
-    before = render(number) if number else ""
-    if not before or not whole.startswith(before):
+    before = render(number)
+    if not whole.startswith(before):
         raise ValueError(f"it renders what comes before messages[{number}] in another way when an answer follows")
     return max(len(before), _common_length(prompt, whole))
+
+
+def _first_turn_start(render: Callable[..., str], whole: str) -> int:
+    """An empty conversation cannot be rendered, so look for what the generation prompt adds to this one."""
+    header = render(None, generation=True).removeprefix(whole)
+    found = whole.find(header) if header else -1
+    if found < 0:
+        raise ValueError("the row begins with an answer, and the template does not show where it starts")
+    return found + len(header)
 
 
 def _turn_end(render: Callable[..., str], whole: str, number: int, start: int, marks: tuple[str, ...]) -> int:

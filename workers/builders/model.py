@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, replace_lora_weights_loftq
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear4bit as LoraLinear4bit
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from orchestrator.domain.plan import TrainingPlan
@@ -43,6 +47,8 @@ def check_plan(plan: TrainingPlan, device: DeviceGrant) -> None:
         raise UserError("quantization.compute_dtype 'float16' needs a CUDA device; on a CPU use 'bfloat16'")
     if plan.lora_init == "loftq" and plan.quantization not in {"nf4", "fp4"}:
         raise UserError("lora.init 'loftq' needs quantization.type 'nf4' or 'fp4'")
+    if plan.lora_init == "loftq" and plan.use_dora:
+        raise UserError("lora.init 'loftq' and lora.use_dora exclude each other")
     if plan.lora_init in MUTATING_INITS and plan.quantization != "none":
         raise UserError(f"lora.init {plan.lora_init!r} needs quantization.type 'none'")
 
@@ -62,6 +68,7 @@ def load_base_model(folder: Path, plan: TrainingPlan, device: DeviceGrant) -> Pr
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"the base model cannot be loaded: {str(error)[:300]}") from error
     model.requires_grad_(requires_grad=False)
+    _forbid_inference_layout(model)
     return model
 
 
@@ -126,11 +133,42 @@ def _quantization(plan: TrainingPlan) -> BitsAndBytesConfig | None:
     )
 
 
+def _forbid_inference_layout(model: PreTrainedModel) -> None:
+    """Keep 4-bit weights differentiable on a CPU with AVX512-BF16.
+
+    There bitsandbytes 0.50 repacks a layer for inference at its first forward pass in eval mode, for good, and the
+    repacked product has no gradient: after one evaluation the layers below would get none, and only a warning says so.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _fit_loftq(model: PeftModel, folder: Path) -> None:
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        raise UserError("lora.init 'loftq' needs a base model whose weights are one safetensors file")
-    replace_lora_weights_loftq(model, model_path=str(files[0]))
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
+    """Start each adapter at the best rank-r approximation of what quantization took from its layer (LoftQ, Li et al.
+    2023, one iteration): scaling B A = W - Q(W), by the singular values of the difference [out, in].
+
+    PEFT's own function asks for a GPU, and leaves the scaling out, which with alpha = 2 r overshoots by as much.
+    """
+    files = {name: path for path in folder.glob("*.safetensors") for name in _tensor_names(path)}
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLinear4bit):
+            continue
+        key = name.removeprefix("base_model.model.") + ".weight"
+        if key not in files:
+            raise UserError("lora.init 'loftq' needs the weights to have the same names in memory and on disk")
+        quantized = module.get_base_layer().weight
+        with safe_open(files[key], framework="pt", device=str(quantized.device)) as file:
+            whole = file.get_tensor(key).float()
+        difference = whole - dequantize_4bit(quantized.data, quantized.quant_state).float()
+        left, values, right = torch.linalg.svd(difference, full_matrices=False)
+        for adapter in module.active_adapters:
+            rank = module.r[adapter]
+            roots = (values[:rank] / module.scaling[adapter]).sqrt()
+            module.lora_A[adapter].weight.data = (roots[:, None] * right[:rank]).contiguous()
+            module.lora_B[adapter].weight.data = (left[:, :rank] * roots).contiguous()
+
+
+def _tensor_names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())

@@ -6,6 +6,8 @@ spec: same spec and same library versions, same losses, however often it was sto
 
 import logging
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,12 +64,14 @@ class Data:
     validation: Dataset | None
 
 
-def run(spec: AttemptSpec, context: Context, *, started_at: float) -> Succeeded | Stopped:
-    """Train one attempt to its end. `started_at` is the process's start by the monotonic clock.
+def run(
+    spec: AttemptSpec, context: Context, *, started_at: float, clock: Callable[[], float] = time.monotonic
+) -> Succeeded | Stopped:
+    """Train one attempt to its end. `started_at` is the process's start by `clock`, which counts seconds.
 
     Returns how it ended; whatever goes wrong is raised, and `workers.failures` says what it means.
     """
-    limit = RunLimit(spec, started_at=started_at)
+    limit = RunLimit(spec, started_at=started_at, clock=clock)
     first_step = spec.resume_from.step if spec.resume_from else 0
     optimizer_arguments(spec.plan, spec.device.kind)
     check_plan(spec.plan, spec.device)

@@ -9,6 +9,7 @@ the step was seen to be finite, and after its evaluation when it has one.
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,14 +34,14 @@ PEAK_GROWTH = 1.01
 class RunLimit:
     """The budget or time limit of an attempt, in seconds since the process started, which is what is billed."""
 
-    def __init__(self, spec: AttemptSpec, *, started_at: float) -> None:
+    def __init__(self, spec: AttemptSpec, *, started_at: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = spec.run_limit_seconds
         self._reason = spec.run_limit_reason or "timeout"
-        self._started_at = started_at
+        self._started_at, self._clock = started_at, clock
 
     def stop_before(self, ahead_seconds: float) -> StopReason | None:
         """A reason to stop now, when the limit would pass within the next `ahead_seconds`."""
-        if self._seconds is None or time.monotonic() - self._started_at + ahead_seconds < self._seconds:
+        if self._seconds is None or self._clock() - self._started_at + ahead_seconds < self._seconds:
             return None
         return StopReason(reason=self._reason, save=True)
 
