@@ -58,19 +58,19 @@ class SupervisorActor:
         try:
             self._supervisor.start()
         except OSError as error:
-            self._error = f"the attempt could not be started: {error}"
+            self._error = str(error)
         threading.Thread(target=self._linger, daemon=True).start()
 
     def ready(self, lease_generation: int) -> str:
         return _answer(lambda: self._check(lease_generation))
 
-    def pull(self, cursor: int, lease_generation: int, grant: str | None) -> str:
+    def pull(self, cursor: int, *, lease_generation: int, grant: str | None) -> str:
         parsed = None if grant is None else UploadGrant.model_validate_json(grant)
         return _answer(
             lambda: self._supervisor.pull(cursor, lease_generation=lease_generation, grant=parsed).model_dump_json()
         )
 
-    def stop(self, stop: str, lease_generation: int, grace_seconds: float) -> str:
+    def stop(self, stop: str, *, lease_generation: int, grace_seconds: float) -> str:
         reason = StopReason.model_validate_json(stop)
         return _answer(
             lambda: self._supervisor.stop(reason, lease_generation=lease_generation, grace_seconds=grace_seconds)
@@ -93,12 +93,12 @@ class SupervisorActor:
         os._exit(0)
 
 
-def clean_on_node(attempt_id: str, may_start_again: bool) -> str:
+def clean_on_node(attempt_id: str, *, may_start_again: bool) -> str:
     """A task: `clean_attempt` on the node that it runs on."""
     return _answer(lambda: TypeAdapter(bool).dump_json(clean_attempt(attempt_id, may_start_again=may_start_again)))
 
 
-def validate_on_node(spec: str, worker_command: tuple[str, ...] | None, limits: Mapping[str, Any]) -> str:
+def validate_on_node(spec: str, *, worker_command: tuple[str, ...] | None, limits: Mapping[str, Any]) -> str:
     """A task: `run_validation` on the node that it runs on."""
     parsed = ValidationSpec.model_validate_json(spec)
     return _answer(

@@ -44,7 +44,7 @@ def error_of(code: str, message: str) -> TunepoolError:
 class _DriverProcess:
     """One life of the driver. Thread-safe."""
 
-    def __init__(self, address: str, namespace: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, address: str, namespace: str, *, environment: Mapping[str, str]) -> None:
         """Raises ClusterUnavailableError when it cannot attach."""
         ours, theirs = socket.socketpair()
         # A driver that reads nothing must not hold up its callers before their time limit begins.
@@ -137,10 +137,18 @@ class _DriverProcess:
 class Bridge:
     """Calls to Ray with a limit each. Thread-safe; nothing is started before the first call."""
 
-    def __init__(self, address: str, namespace: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        address: str,
+        namespace: str,
+        *,
+        environment: Mapping[str, str],
+        margin_seconds: float = MARGIN_SECONDS,
+    ) -> None:
         self._address = address
         self._namespace = namespace
         self._environment = driver_environment(environment)
+        self._margin_seconds = margin_seconds
         self._lock = threading.Lock()
         self._driver: _DriverProcess | None = None
         self._refusal: ClusterUnavailableError | None = None
@@ -154,7 +162,7 @@ class Bridge:
     def call(self, name: str, arguments: Mapping[str, Any], *, timeout_seconds: float) -> Any:
         """`timeout_seconds` is what the call may take by its own limits. Raises ClusterUnavailableError, or what the
         answer says."""
-        answer = self._connected().call(name, arguments, timeout_seconds=timeout_seconds + MARGIN_SECONDS)
+        answer = self._connected().call(name, arguments, timeout_seconds=timeout_seconds + self._margin_seconds)
         if answer.get("error") is not None:
             raise error_of(answer["error"], answer["message"])
         return answer["result"]
@@ -173,7 +181,7 @@ class Bridge:
                 raise ClusterUnavailableError(self._refusal.message)
             try:
                 _probe(self._address)
-                self._driver = _DriverProcess(self._address, self._namespace, self._environment)
+                self._driver = _DriverProcess(self._address, self._namespace, environment=self._environment)
             except ClusterUnavailableError as error:
                 self._driver, self._refusal, self._refused_at = None, error, time.monotonic()
                 raise

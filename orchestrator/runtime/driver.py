@@ -1,13 +1,13 @@
 """The process that is attached to Ray: `python -m orchestrator.runtime.driver ADDRESS NAMESPACE FD`.
 
-It serves the calls of `orchestrator.runtime.ray` over a socket and is the only one that imports Ray here. Ray's calls
-to a lost head block inside its library without a limit, and a driver that stays attached to one is aborted after 60 s
-(RAY_gcs_rpc_server_reconnect_timeout_s); in a process of its own that costs nothing but this process: the launcher ends
-it and starts another. Actors are detached and do not notice.
+It serves the calls of `orchestrator.runtime.ray` over a socket and is the only one that imports Ray here. A call to a
+lost head blocks inside Ray's library without a limit, and Ray ends a driver whose head is gone; in a process of its own
+that costs nothing but this process: the launcher gives it up and starts another. Actors are detached and do not notice.
 
-Measured with Ray 2.60 (November 2026): an actor without a runtime_env starts in 0.3 s on a prestarted worker, with one
-in 1.8 s, so none is used. The CUDA variables that Ray sets in the actor's process do not reach the training, whose
-environment is built anew.
+Measured with Ray 2.60 (November 2026): 61 s after the head was killed the driver exits with 1
+(RAY_gcs_rpc_server_reconnect_timeout_s, 60 by default); while the head only hangs, so do the calls, for ever. An actor
+without a runtime_env starts in 0.3 s on a prestarted worker, with one in 1.8 s, so none is used. The CUDA variables
+that Ray sets in the actor's process do not reach the training, whose environment is built anew.
 """
 
 import json
@@ -29,10 +29,11 @@ from ray.exceptions import (
     GetTimeoutError,
     RayActorError,
     RayError,
+    RayTaskError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.domain.errors import AttemptGoneError, ClusterUnavailableError, TunepoolError
+from orchestrator.domain.errors import AttemptGoneError, ClusterUnavailableError, LeaseLostError, TunepoolError
 from orchestrator.domain.protocol import ValidationSpec
 from orchestrator.runtime.actor import (
     Answer,
@@ -67,7 +68,7 @@ class Driver:
         """Resources and labels of every node that is alive."""
         return [{"resources": n["Resources"], "labels": n["Labels"]} for n in ray.nodes() if n["Alive"]]
 
-    def launch(self, order: str, node_name: str, timeout_seconds: float) -> None:
+    def launch(self, order: str, *, node_name: str, timeout_seconds: float) -> None:
         parsed = StartOrder.model_validate_json(order)
         attempt_id = parsed.spec.attempt_id
         actor, is_new = self._find(attempt_id), False
@@ -78,11 +79,13 @@ class Driver:
         except TunepoolError as error:
             if is_new:
                 self._take_back(attempt_id, actor, node_name)
-            if error.code in {"start_failed", AttemptGoneError.code}:
-                raise ClusterUnavailableError(error.message) from error
-            raise
+            self._forget(attempt_id, error)
+            if error.code == LeaseLostError.code:
+                raise
+            message = f"the attempt could not be started on {node_name}: {error.message}"
+            raise ClusterUnavailableError(message) from error
 
-    def pull(self, requests: Sequence[dict[str, Any]], timeout_seconds: float) -> dict[str, Any]:
+    def pull(self, requests: Sequence[dict[str, Any]], *, timeout_seconds: float) -> dict[str, Any]:
         """By attempt: {"body": …} or {"error": code}; those that did not answer in time are left out."""
         answers: dict[str, Any] = {}
         waiting: dict[Any, str] = {}
@@ -92,8 +95,8 @@ class Driver:
             if actor is None:
                 answers[attempt_id] = {"error": AttemptGoneError.code}
             else:
-                arguments = (request["cursor"], request["lease_generation"], request["grant"])
-                waiting[actor.pull.remote(*arguments)] = attempt_id
+                fence = {"lease_generation": request["lease_generation"], "grant": request["grant"]}
+                waiting[actor.pull.remote(request["cursor"], **fence)] = attempt_id
         if not waiting:
             return answers
         ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=timeout_seconds)
@@ -108,12 +111,13 @@ class Driver:
                 answers[attempt_id] = {"error": error.code, "message": error.message}
         return answers
 
-    def stop(self, attempt_id: str, stop: str, lease_generation: int, grace_seconds: float) -> None:
+    def stop(self, attempt_id: str, *, stop: str, lease_generation: int, grace_seconds: float) -> None:
         actor = self._find(attempt_id)
         if actor is None:
             raise AttemptGoneError
         try:
-            _get(actor.stop.remote(stop, lease_generation, grace_seconds), CALL_SECONDS)
+            order = actor.stop.remote(stop, lease_generation=lease_generation, grace_seconds=grace_seconds)
+            _get(order, CALL_SECONDS)
         except AttemptGoneError as error:
             self._forget(attempt_id, error)
             raise
@@ -129,14 +133,14 @@ class Driver:
         finally:
             self._kill(attempt_id, actor)
 
-    def confirm_gone(self, attempt_id: str, node_name: str) -> bool:
+    def confirm_gone(self, attempt_id: str, *, node_name: str) -> bool:
         actor = self._find(attempt_id)
         if actor is not None:
             self._kill(attempt_id, actor)
         return self._clean_node(attempt_id, node_name, may_start_again=False)
 
     def validate(
-        self, spec: str, worker_command: list[str] | None, limits: dict[str, float], timeout_seconds: float
+        self, spec: str, *, worker_command: list[str] | None, limits: dict[str, float], timeout_seconds: float
     ) -> str:
         nodes = [n for n in ray.nodes() if n["Alive"] and decode_devices(n["Resources"], n["Labels"])]
         if not nodes:
@@ -147,7 +151,7 @@ class Driver:
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
         command = None if worker_command is None else tuple(worker_command)
         task = self._validate.options(num_cpus=0, max_retries=0, scheduling_strategy=place)
-        reference = task.remote(spec, command, limits)
+        reference = task.remote(spec, worker_command=command, limits=limits)
         try:
             return _get(reference, timeout_seconds)
         except ClusterUnavailableError:
@@ -183,7 +187,7 @@ class Driver:
 
     def _clean_node(self, attempt_id: str, node_name: str, *, may_start_again: bool) -> bool:
         task = self._clean.options(num_cpus=0, max_retries=0, scheduling_strategy=self._on_node(node_name))
-        return bool(json.loads(_get(task.remote(attempt_id, may_start_again), TASK_SECONDS)))
+        return bool(json.loads(_get(task.remote(attempt_id, may_start_again=may_start_again), TASK_SECONDS)))
 
     def _on_node(self, node_name: str) -> NodeAffinitySchedulingStrategy:
         """Hard: there or nowhere. Just after a node's restart its old entry may still be listed and be taken; the call
@@ -222,6 +226,8 @@ def _get(reference: Any, timeout_seconds: float) -> str:
         raise ClusterUnavailableError("the supervisor cannot be reached now") from error
     except RayActorError as error:
         raise AttemptGoneError from error
+    except RayTaskError as error:
+        raise TunepoolError(f"the supervisor failed: {type(error.cause).__name__}") from error
     except RayError as error:
         raise ClusterUnavailableError(f"the cluster failed: {type(error).__name__}") from error
     if answer.error is not None:

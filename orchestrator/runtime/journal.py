@@ -5,11 +5,13 @@ is opened again, and the numbers go on from the last whole line. Killing the pro
 only an outcome is also forced to the disk, because only the machine's death can take the rest.
 """
 
+import fcntl
 import os
 import threading
 import time
 from array import array
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +34,16 @@ class JournalPage:
 
 
 class Journal:
-    """Thread-safe. One process at a time may hold it open."""
+    """Thread-safe. Raises BlockingIOError, an OSError, when another holder has it open: two would mix their lines."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise
         self._starts = array("Q")
         self._end = 0
         self.outcome: str | None = None
@@ -55,7 +62,9 @@ class Journal:
             self._write(entry.model_dump_json().encode() + b"\n")
             if report.kind in OUTCOME_KINDS:
                 self.outcome = report.kind
-                os.fsync(self._file)
+                # It is written; that the disk cannot promise it over a power cut is no reason to write it twice.
+                with suppress(OSError):
+                    os.fsync(self._file)
             return entry
 
     def read(self, cursor: int, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> JournalPage:

@@ -73,7 +73,8 @@ class Launcher(Protocol):
         ...
 
     def confirm_gone(self, attempt_id: str, *, node_name: str) -> bool:
-        """Kill what is left of the attempt's processes on its node; True only on proof that none lives."""
+        """End the attempt's supervisor and kill what is left of its processes on its node, and keep it from starting
+        there again; True only on proof that none lives. Raises ClusterUnavailableError when the node is not there."""
         ...
 
     def validate(self, spec: ValidationSpec) -> ValidationResult:

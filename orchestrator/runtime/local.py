@@ -104,4 +104,5 @@ class LocalLauncher:
         try:
             supervisor.start()
         except OSError as error:
-            raise ClusterUnavailableError(f"the attempt could not be started: {error}") from error
+            message = f"the attempt could not be started on {self._device.node_name}: {error}"
+            raise ClusterUnavailableError(message) from error

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from orchestrator.domain.protocol import Pulled, StopReason, ValidationResult, ValidationSpec
 from orchestrator.runtime.actor import StartOrder
-from orchestrator.runtime.bridge import Bridge, error_of
+from orchestrator.runtime.bridge import MARGIN_SECONDS, Bridge, error_of
 from orchestrator.runtime.devices import decode_devices
 from orchestrator.runtime.launcher import DeclaredDevice, Launch, PullRequest
 from orchestrator.runtime.validation import ValidationLimits
@@ -50,11 +50,15 @@ class RayLauncher:
         worker_command: Sequence[str] | None = None,
         validation_limits: ValidationLimits | None = None,
         environment: Mapping[str, str] | None = None,
+        margin_seconds: float = MARGIN_SECONDS,
     ) -> None:
-        """`stop_grace_seconds` is the time to save in when a lease runs out; `worker_command` replaces the workers'
-        entry point in tests; `environment` are further variables of Ray for the process that attaches to it."""
+        """`stop_grace_seconds` is the time to save in when a lease runs out. `launch_seconds`: how long an actor may
+        wait for its start. `worker_command` replaces the workers' entry point in tests. `environment` are further
+        variables of Ray for the process that attaches to it, and `margin_seconds` is what that process may take beyond
+        a call's own limit before it is given up."""
         connect = {"RAY_py_gcs_connect_timeout_s": str(CONNECT_LIMIT_SECONDS)}
-        self._bridge = Bridge(address, namespace, {**ray_environment(token), **connect, **(environment or {})})
+        variables = {**ray_environment(token), **connect, **(environment or {})}
+        self._bridge = Bridge(address, namespace, environment=variables, margin_seconds=margin_seconds)
         self._stop_grace_seconds = stop_grace_seconds
         self._launch_seconds = launch_seconds
         self._worker_command = tuple(worker_command) if worker_command else None

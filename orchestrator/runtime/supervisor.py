@@ -23,8 +23,8 @@ from orchestrator.runtime.workspace import claim_start, drop_work_dir, find_reco
 
 TICK_SECONDS = 0.2
 SAMPLE_SECONDS = 1.0
-PEAK_STEP_BYTES = 1024 * 1024
-"""A peak is reported again when it grew by this much."""
+PEAK_STEP_BYTES = 16 * 1024 * 1024
+"""A peak is reported again when it grew by this much, and once more at the end."""
 DRAIN_SECONDS = 10.0
 """How long the pipes are read on after the process ended: they hold its last words."""
 KILL_SECONDS = 10.0

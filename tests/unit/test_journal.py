@@ -32,6 +32,14 @@ def read_all(journal: Journal, **limits: int) -> list[Entry]:
             return entries
 
 
+def read_closed(path: Path) -> list[str]:
+    """What somebody finds who opens it again."""
+    journal = Journal(path)
+    found = texts(read_all(journal))
+    journal.close()
+    return found
+
+
 def texts(entries: list[Entry]) -> list[str]:
     return [entry.report.text for entry in entries if isinstance(entry.report, LogLine)]
 
@@ -114,7 +122,7 @@ def test_a_crash_at_any_byte_loses_at_most_the_torn_line(tmp_path: Path) -> None
         assert journal.last_seq == kept
         assert journal.append(line("next")).seq == kept + 1
         journal.close()
-        assert texts(read_all(Journal(path))) == [*["first", "größer", "third"][:kept], "next"]
+        assert read_closed(path) == [*["first", "größer", "third"][:kept], "next"]
 
 
 def test_what_follows_a_damaged_line_is_dropped(tmp_path: Path) -> None:
@@ -123,7 +131,7 @@ def test_what_follows_a_damaged_line_is_dropped(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     for damage in (b"\0\0\0\n", lines[2], b"{}\n"):
         path.write_bytes(lines[0] + damage + lines[2])
-        assert texts(read_all(Journal(path))) == ["first"]
+        assert read_closed(path) == ["first"]
 
 
 def test_an_outcome_is_known_after_the_journal_is_opened_again(tmp_path: Path) -> None:
@@ -133,6 +141,14 @@ def test_an_outcome_is_known_after_the_journal_is_opened_again(tmp_path: Path) -
     assert journal.outcome == "stopped"
     journal.close()
     assert Journal(tmp_path / "j").outcome == "stopped"
+
+
+def test_only_one_holder_may_have_it_open(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(BlockingIOError):
+        Journal(tmp_path / "j")
+    journal.close()
+    Journal(tmp_path / "j").close()
 
 
 def test_text_of_every_kind_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -160,7 +176,7 @@ def test_a_disk_that_refuses_leaves_neither_a_hole_nor_a_torn_line(tmp_path: Pat
     journal.append(line("second"))
     assert texts(read_all(journal)) == ["first", "second"]
     journal.close()
-    assert texts(read_all(Journal(path))) == ["first", "second"]
+    assert read_closed(path) == ["first", "second"]
 
 
 def test_a_closed_journal_takes_and_gives_nothing(tmp_path: Path) -> None:
