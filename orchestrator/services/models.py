@@ -47,9 +47,10 @@ class Models:
     input_url_seconds: int
 
     def add(self, caller: Caller, name: str, location: str) -> BaseModel:
-        """Register a folder (an absolute path), an s3:// prefix of the pool's bucket, or a hub id, also @revision.
+        """Register a folder, an s3:// prefix of the pool's bucket, or a hub id, also @revision.
 
-        An admin may name any folder; the roots bound what jobs name by themselves. A known name gets the new location.
+        An admin may name any folder by its absolute path; the roots bound what jobs name by themselves, and relative
+        paths. A known name gets the new location.
         Raises InvalidRequestError, HubUnavailableError, or ConflictError (model_in_use) when an unfinished job uses
         another revision under this name.
         """
@@ -58,7 +59,7 @@ class Models:
             raise InvalidRequestError(
                 f"{name!r} cannot be a model's name: use letters, digits and . _ - / @", param="name"
             )
-        return self._register(name, self._find(location, ANYWHERE))
+        return self._register(name, self._find(location, ANYWHERE if Path(location).is_absolute() else self.roots))
 
     def get(self, caller: Caller, name: str) -> BaseModel:
         """Any caller may read the registry: the pool's base models are for all its teams."""

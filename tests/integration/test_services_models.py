@@ -140,32 +140,36 @@ def test_each_model_that_cannot_be_trained_is_refused(
     assert not models.list(admin)
 
 
-def test_a_place_outside_the_roots_does_not_exist(models: Models, admin: Caller, root: Path, tmp_path: Path) -> None:
+def test_for_jobs_a_place_outside_the_roots_does_not_exist(
+    models: Models, admin: Caller, root: Path, tmp_path: Path
+) -> None:
     outside = write_model(tmp_path / "outside")
     (root / "link").symlink_to(outside)
     (root / "dots").mkdir()
     messages = set()
-    for location in (str(outside), str(root / "link"), f"{root}/../outside", f"{root}/dots/../../outside", "/nowhere"):
-        with pytest.raises(InvalidRequestError) as caught:
-            models.add(admin, "evil", location)
-        assert caught.value.code == "model_not_found"
-        messages.add(caught.value.message.replace(repr(location), ""))
-    assert len(messages) == 1
-    for name in (str(outside), "link", "../outside", "dots/../../outside", "\0", "/", "", "."):
+    hidden = [str(outside), str(root / "link"), f"{root}/../outside", f"{root}/dots/../../outside", "link"]
+    for name in (*hidden, "../outside", "dots/../../outside", "/nowhere", "\0", "/", "", "."):
         with pytest.raises(InvalidRequestError) as caught:
             models.resolve(name)
         assert caught.value.code == "model_not_found"
+        messages.add(caught.value.message.replace(repr(name), ""))
+    assert len(messages) == 1
+    for location in ("link", "../outside", "/nowhere", "\0"):
+        with pytest.raises(InvalidRequestError) as caught:
+            models.add(admin, "evil", location)
+        assert caught.value.code == "model_not_found"
+    assert models.add(admin, "elsewhere", str(outside)).location == str(outside.resolve())
+    assert models.resolve("elsewhere").facts.total_parameters == PARAMETERS
 
 
-def test_a_file_that_links_out_of_the_roots_is_not_read(
-    models: Models, admin: Caller, root: Path, tmp_path: Path
-) -> None:
+def test_a_file_that_links_out_of_the_roots_is_not_read(models: Models, root: Path, tmp_path: Path) -> None:
     folder = write_model(root / "smol")
     secret = tmp_path / "secret.json"
     secret.write_text("{}")
     (folder / "generation_config.json").symlink_to(secret)
-    with pytest.raises(InvalidRequestError, match="outside the allowed folders"):
-        models.add(admin, "smol", str(folder))
+    for name in ("smol", str(folder)):
+        with pytest.raises(InvalidRequestError, match="outside the allowed folders"):
+            models.resolve(name)
 
 
 def test_links_inside_the_roots_are_followed(models: Models, admin: Caller, root: Path) -> None:

@@ -50,7 +50,7 @@ def build_weed_command(folder: Path, ports: tuple[int, ...]) -> tuple[list[str],
     command += [f"-master.port={master}", f"-master.port.grpc={master_grpc}", "-master.peers=none"]
     command += ["-master.telemetry=false", "-master.volumeSizeLimitMB=1024"]
     command += [f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}", f"-volume.port.public={volume}"]
-    command += ["-volume.max=0", "-volume.preStopSeconds=0"]
+    command += ["-volume.max=10000", "-volume.preStopSeconds=0"]
     command += ["-filer", f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}", "-filer.maxMB=4"]
     command += [f"-filer.localSocket={folder}/filer.sock", "-filer.concurrentUploadLimitMB=64"]
     command += ["-filer.exposeDirectoryData=false", "-filer.disableDirListing"]
