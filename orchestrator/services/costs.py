@@ -59,7 +59,25 @@ class Costs:
         with self.store.read() as tx:
             return read_bill(tx, jobs.get_job(tx, job_id, caller.visible_team_id))
 
-    def of_team(self, caller: Caller) -> tuple[int, int]:
-        """(billed, lost) of all jobs of the caller's team, or of the pool for an admin, in micro-dollars."""
+    def of_team(
+        self, caller: Caller, *, since: datetime | None = None, until: datetime | None = None
+    ) -> tuple[int, int]:
+        """(billed, lost) of all jobs of the caller's team, or of the pool for an admin, in micro-dollars.
+
+        Billed holds what runs now, up to its last sign of life. A period counts what began in it: at `since` or later
+        and before `until`.
+        """
+        team_id = caller.visible_team_id
         with self.store.read() as tx:
-            return ledger.sum_for_team(tx, caller.visible_team_id)
+            billed, lost = ledger.sum_for_team(tx, team_id, since=since, until=until)
+            running = sum(
+                running_usd_micros(attempt, tx.now())
+                for attempt in attempts.list_active(tx)
+                if team_id in {None, attempt.team_id} and _began_within(attempt, since, until)
+            )
+        return billed + running, lost
+
+
+def _began_within(attempt: Attempt, since: datetime | None, until: datetime | None) -> bool:
+    began = attempt.started_at
+    return began is not None and (since is None or began >= since) and (until is None or began < until)

@@ -12,7 +12,7 @@ from orchestrator.domain.errors import IdempotencyMismatchError, InvalidRequestE
 from orchestrator.domain.ids import new_uuid7_hex
 from orchestrator.domain.teams import Caller
 from orchestrator.store import idempotency
-from orchestrator.store.session import WriteTx
+from orchestrator.store.session import ReadTx, WriteTx
 
 LONGEST_KEY_CHARACTERS = 255
 RETRY_WINDOW = timedelta(minutes=15)
@@ -26,6 +26,10 @@ class Repeat:
     fingerprint: str
     key: str | None = None
     retries: int = 0
+
+    @property
+    def may_be_one(self) -> bool:
+        return self.key is not None or self.retries > 0
 
     def __post_init__(self) -> None:
         if self.key is not None and not 0 < len(self.key) <= LONGEST_KEY_CHARACTERS:
@@ -48,18 +52,35 @@ class Claim:
         )
 
 
+def find_first(tx: ReadTx, caller: Caller, *, scope: str, repeat: Repeat) -> str | None:
+    """The id of what the same request created before; None for a request that is not known to be a repeat.
+
+    Raises IdempotencyMismatchError when the key came before with another body.
+    """
+    first = None
+    if repeat.key is not None:
+        first = idempotency.find_record(tx, key_id=caller.key_id, scope=scope, idempotency_key=repeat.key)
+    elif repeat.retries > 0:
+        first = idempotency.find_recent_by_fingerprint(
+            tx, key_id=caller.key_id, scope=scope, fingerprint=repeat.fingerprint, since=tx.now() - RETRY_WINDOW
+        )
+    if first is None:
+        return None
+    if first.fingerprint != repeat.fingerprint:
+        raise IdempotencyMismatchError
+    return first.body
+
+
 def claim(tx: WriteTx, caller: Caller, *, scope: str, repeat: Repeat) -> Claim | str:
     """A claim for a new request, or the id of what the first one created.
 
     Two requests at once with one key: the second waits for the first's transaction. Raises IdempotencyMismatchError
     when the key came before with another body.
     """
-    if repeat.key is None and repeat.retries > 0:
-        found = idempotency.find_recent_by_fingerprint(
-            tx, key_id=caller.key_id, scope=scope, fingerprint=repeat.fingerprint, since=tx.now() - RETRY_WINDOW
-        )
-        if found is not None and found.body is not None:
-            return found.body
+    if repeat.key is None:
+        found = find_first(tx, caller, scope=scope, repeat=repeat)
+        if found is not None:
+            return found
     key = repeat.key if repeat.key is not None else f"unnamed-{new_uuid7_hex()}"
     first = idempotency.claim_record(
         tx, key_id=caller.key_id, scope=scope, idempotency_key=key, fingerprint=repeat.fingerprint

@@ -70,6 +70,8 @@ class Jobs:
         and CannotFitError for what no device of the pool could hold.
         """
         require_member(caller)
+        if (first := self._find_first(caller, repeat)) is not None:
+            return first
         model = self.models.resolve(spec.model)
         seed = secrets.randbelow(2**31) if spec.seed is None else spec.seed
         if not model.facts.has_chat_template:
@@ -96,6 +98,14 @@ class Jobs:
             )
             claim.record(tx, job.job_id)
             return jobs.get_job(tx, job.job_id)
+
+    def _find_first(self, caller: Caller, repeat: Repeat) -> Job | None:
+        """A repeat is answered from the first one's job alone: its model may be gone by now, or slow to ask for."""
+        if not repeat.may_be_one:
+            return None
+        with self.store.read() as tx:
+            job_id = idempotency.find_first(tx, caller, scope=SCOPE, repeat=repeat)
+            return None if job_id is None else jobs.get_job(tx, job_id, caller.visible_team_id)
 
     def _require_file(self, tx: ReadTx, team_id: str, spec: JobSpec, param: str) -> None:
         file_id: str | None = getattr(spec, param)

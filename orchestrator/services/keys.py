@@ -55,14 +55,47 @@ class NewKey:
     secret: str = field(repr=False)
 
 
+class _Callers:
+    """Who holds which key, for CACHE_SECONDS. What was looked up before a `forget` is not kept after it."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._held: dict[str, tuple[float, Caller]] = {}
+        self._forgotten = 0
+
+    def find(self, digest: str) -> Caller | None:
+        held = self._held.get(digest)
+        return held[1] if held is not None and held[0] > self._monotonic() else None
+
+    def mark(self) -> int:
+        """To be taken before a look-up and given with its result."""
+        return self._forgotten
+
+    def keep(self, digest: str, caller: Caller, *, mark: int) -> None:
+        with self._lock:
+            if mark != self._forgotten:
+                return
+            if len(self._held) >= CACHED_KEYS:
+                self._held.clear()
+            self._held[digest] = (self._monotonic() + CACHE_SECONDS, caller)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._forgotten += 1
+            self._held.clear()
+
+
 @dataclass(frozen=True)
 class Keys:
     """`monotonic` is the clock of the cache; the database's clock decides about expiry."""
 
     store: Store
     monotonic: Callable[[], float] = time.monotonic
-    _cache: dict[str, tuple[float, Caller]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _callers: _Callers = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_callers", _Callers(self.monotonic))
 
     def create(
         self,
@@ -103,8 +136,7 @@ class Keys:
             raise ConflictError("this is the key of this very request; revoke it with another admin's key")
         with self.store.write() as tx:
             key = keys.revoke_key(tx, key_id, None)
-        with self._lock:
-            self._cache.clear()
+        self._callers.forget()
         return key
 
     def authenticate(self, secret: str) -> Caller:
@@ -112,15 +144,11 @@ class Keys:
         if not is_well_formed(secret):
             raise UnauthenticatedError("this is not an API key of this pool; it begins with tp_ and has 52 characters")
         digest = hash_secret(secret)
-        now = self.monotonic()
-        cached = self._cache.get(digest)
-        if cached is not None and cached[0] > now:
-            return cached[1]
-        caller = self._look_up(digest)
-        with self._lock:
-            if len(self._cache) >= CACHED_KEYS:
-                self._cache.clear()
-            self._cache[digest] = (now + CACHE_SECONDS, caller)
+        caller = self._callers.find(digest)
+        if caller is None:
+            mark = self._callers.mark()
+            caller = self._look_up(digest)
+            self._callers.keep(digest, caller, mark=mark)
         return caller
 
     def _look_up(self, digest: str) -> Caller:

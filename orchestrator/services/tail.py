@@ -10,7 +10,7 @@ become visible in their order; events have a sequence of their own in each job.
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -154,23 +154,34 @@ class Tail:
             except TunepoolError as error:
                 LOG.warning("tail.failed", code=error.code)
                 self._stop.wait(self._poll_seconds)
+            except Exception:  # the thread of all readers must live on
+                LOG.exception("tail.broken")
+                self._stop.wait(self._poll_seconds)
 
     def _tick(self, *, fresh: bool) -> None:
-        """Read once for all channels. A channel that came since the last tick starts its window here."""
+        """Read once for all channels. A channel that came since the last tick starts its window here.
+
+        Nothing is changed before the transaction has ended, so a tick that fails on the way leaves no gap.
+        """
         with self._lock:
             channels = tuple(channel for channel in self._channels.values() if not channel.final)
         if not channels:
             return
+        after = dict(self._after)
         with self._store.read() as tx:
             if fresh:
-                self._after["logs"], self._after["metrics"] = logs.latest_ids(tx)
+                after["logs"], after["metrics"] = logs.latest_ids(tx)
             started = [channel for channel in channels if channel.complete_after is None]
-            for channel in started:
-                start = self._start_of(tx, channel)
-                with self._lock:
-                    channel.complete_after = start
+            starts = {(channel.job_id, channel.kind): self._start_of(tx, channel) for channel in started}
             states = jobs.find_states(tx, {channel.job_id for channel in channels})
-            rows = self._read_new(tx, channels)
+            rows = self._read_new(tx, channels, after, starts)
+        for kind, row in rows:
+            if kind != "events":
+                after[kind] = max(after[kind], cursor_of(row))
+        self._after = after
+        with self._lock:
+            for channel in started:
+                channel.complete_after = starts[channel.job_id, channel.kind]
         drained = len(rows) < ROWS_PER_TICK
         final = {job_id for job_id, state in states.items() if drained and state in FINAL_JOB_STATES}
         self._hand_out(channels, rows, final)
@@ -183,23 +194,30 @@ class Tail:
         log_id, metric_id = logs.latest_ids(tx)
         return log_id if channel.kind == "logs" else metric_id
 
-    def _read_new(self, tx: ReadTx, channels: Sequence[_Channel]) -> list[tuple[Kind, Row]]:
+    def _read_new(
+        self,
+        tx: ReadTx,
+        channels: Sequence[_Channel],
+        after: Mapping[str, int],
+        starts: Mapping[tuple[str, Kind], int],
+    ) -> list[tuple[Kind, Row]]:
         found: list[tuple[Kind, Row]] = []
         followed: dict[Kind, set[str]] = {"logs": set(), "metrics": set(), "events": set()}
         for channel in channels:
             followed[channel.kind].add(channel.job_id)
         if followed["logs"]:
-            lines = logs.list_logs_of(tx, followed["logs"], self._after["logs"], ROWS_PER_TICK)
+            lines = logs.list_logs_of(tx, followed["logs"], after["logs"], ROWS_PER_TICK)
             found += [("logs", line) for line in lines]
         if followed["metrics"]:
-            points = metrics.list_metrics_of(tx, followed["metrics"], self._after["metrics"], ROWS_PER_TICK)
+            points = metrics.list_metrics_of(tx, followed["metrics"], after["metrics"], ROWS_PER_TICK)
             found += [("metrics", point) for point in points]
         if followed["events"]:
-            seqs = {channel.job_id: channel.newest for channel in channels if channel.kind == "events"}
+            seqs = {
+                channel.job_id: starts.get((channel.job_id, channel.kind), channel.newest)
+                for channel in channels
+                if channel.kind == "events"
+            }
             found += [("events", event) for event in events.list_events_of(tx, seqs, ROWS_PER_TICK)]
-        for kind, row in found:
-            if kind != "events":
-                self._after[kind] = max(self._after[kind], cursor_of(row))
         return found
 
     def _hand_out(self, channels: Sequence[_Channel], rows: list[tuple[Kind, Row]], final: set[str]) -> None:
@@ -217,8 +235,12 @@ class Tail:
 
 
 def _ring(channel: _Channel) -> None:
+    """A reader that cannot be woken any more, because its loop is closed, is no concern of the others."""
     for wake in tuple(channel.wakes):
-        wake()
+        try:
+            wake()
+        except RuntimeError as error:
+            LOG.warning("tail.wake_failed", job_id=channel.job_id, error=str(error))
 
 
 def _read_rows(tx: ReadTx, channel: _Channel, after: int, limit: int) -> Sequence[Row]:

@@ -1,6 +1,7 @@
 """The ledger: append-only, one row per interval of an attempt. A bill is a sum over it and nothing else."""
 
 from collections.abc import Collection
+from datetime import datetime
 
 from sqlalchemy import Column, ColumnElement, RowMapping, case, func, select, true
 
@@ -50,9 +51,14 @@ def sum_for_job(tx: ReadTx, job_id: str) -> tuple[int, int]:
     return _sums(tx, job_id=job_id, team_id=None)
 
 
-def sum_for_team(tx: ReadTx, team_id: str | None) -> tuple[int, int]:
-    """As `sum_for_job`, over a team's jobs, or the whole pool's for None."""
-    return _sums(tx, job_id=None, team_id=team_id)
+def sum_for_team(
+    tx: ReadTx, team_id: str | None, *, since: datetime | None = None, until: datetime | None = None
+) -> tuple[int, int]:
+    """As `sum_for_job`, over a team's jobs, or the whole pool's for None.
+
+    Of a period, the intervals that began in it: at `since` or later and before `until`, so that periods add up.
+    """
+    return _sums(tx, job_id=None, team_id=team_id, since=since, until=until)
 
 
 def sum_by_job(tx: ReadTx, job_ids: Collection[str]) -> dict[str, tuple[int, int]]:
@@ -70,12 +76,23 @@ def _sums_by(tx: ReadTx, column: Column[str], where: ColumnElement[bool]) -> dic
     return {row["of"]: (int(row["billed"]), int(row["total"]) - int(row["billed"])) for row in tx.rows(query)}
 
 
-def _sums(tx: ReadTx, *, job_id: str | None, team_id: str | None) -> tuple[int, int]:
+def _sums(
+    tx: ReadTx,
+    *,
+    job_id: str | None,
+    team_id: str | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> tuple[int, int]:
     query = select(_BILLED.label("billed"), _TOTAL.label("total"))
     if job_id is not None:
         query = query.where(ledger_entries.c.job_id == job_id)
     if team_id is not None:
         query = query.where(ledger_entries.c.team_id == team_id)
+    if since is not None:
+        query = query.where(ledger_entries.c.started_at >= since)
+    if until is not None:
+        query = query.where(ledger_entries.c.started_at < until)
     row = tx.row(query)
     assert row is not None
     return int(row["billed"]), int(row["total"]) - int(row["billed"])

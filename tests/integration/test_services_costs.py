@@ -9,9 +9,9 @@ from orchestrator.domain.outcomes import lost, succeeded
 from orchestrator.domain.states import AttemptState
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services.costs import Costs, running_usd_micros
-from orchestrator.store import attempts, checkpoints
+from orchestrator.store import attempts, checkpoints, jobs
 from orchestrator.store.session import Store
-from tests.support.rows import add_running_attempt, add_team, make_checkpoint
+from tests.support.rows import add_attempt, add_running_attempt, add_team, make_checkpoint
 
 
 def _caller(team_id: str, role: Role = Role.MEMBER) -> Caller:
@@ -73,3 +73,32 @@ def test_another_team_sees_no_bill(store: Store) -> None:
         Costs(store).of_job(_caller(other.team_id), attempt.job_id)
     assert Costs(store).of_job(_caller(other.team_id, Role.ADMIN), attempt.job_id).entries == ()
     assert Costs(store).of_team(_caller(other.team_id)) == (0, 0)
+
+
+def test_a_team_pays_for_what_runs_and_periods_add_up(store: Store) -> None:
+    with store.write() as tx:
+        ended = add_running_attempt(tx)
+        assert ended.started_at is not None
+        ended_at = ended.started_at + timedelta(hours=1)
+        attempts.end_attempt(tx, ended.attempt_id, ended.lease_token, lost("gone"), ended_at=ended_at)
+    with store.write() as tx:
+        job = jobs.get_job(tx, ended.job_id)
+        attempt = add_attempt(tx, job, device_id="node-1/cuda:1")
+        attempt = attempts.apply_attempt_transition(tx, attempt.attempt_id, attempt.lease_token, AttemptState.LAUNCHING)
+    with store.write() as tx:
+        attempt = attempts.record_contact(
+            tx, attempt.attempt_id, attempt.lease_token, cursor_before=0, cursor=1, lease_seconds=60
+        )
+    assert attempt.started_at is not None
+    assert attempt.last_contact_at is not None
+    caller = _caller(ended.team_id)
+    running = attempt.rate.amount_usd_micros(attempt.last_contact_at - attempt.started_at)
+    hour = ended.rate.amount_usd_micros(timedelta(hours=1))
+    costs = Costs(store)
+    assert costs.of_team(caller) == (running, hour)
+    assert costs.of_team(_caller("team-0", Role.ADMIN)) == (running, hour)
+    between = attempt.started_at
+    assert costs.of_team(caller, until=between) == (0, hour)
+    assert costs.of_team(caller, since=between) == (running, 0)
+    assert costs.of_team(caller, since=ended.started_at, until=between) == (0, hour)
+    assert costs.of_team(caller, until=ended.started_at) == (0, 0)

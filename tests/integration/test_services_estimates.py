@@ -1,7 +1,7 @@
 """Estimates on both engines: with a file, with numbers, with neither; now, when empty, never; and what it costs."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from orchestrator.domain.artifacts import FileStatus
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import estimate_memory
-from orchestrator.domain.models import ModelFacts, ModelSourceKind
+from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.spec import EstimateSpec, JobSpec
@@ -19,7 +19,7 @@ from orchestrator.services.estimates import DeviceFit, Estimates, JobEstimate
 from orchestrator.store import devices, prices
 from orchestrator.store.session import Store
 from tests.support.callers import make_caller
-from tests.support.plans import LLAMA2_7B, SMOLLM2_135M
+from tests.support.plans import LLAMA2_7B, SMOLLM2_135M, make_base_model
 from tests.support.rows import add_attempt, add_file, add_queued_job, add_team
 
 GIB = 2**30
@@ -30,15 +30,7 @@ class OneModel:
     facts: ModelFacts = SMOLLM2_135M
 
     def resolve(self, name: str) -> BaseModel:
-        return BaseModel(
-            name=name,
-            source=ModelSourceKind.PATH,
-            location="/models/one",
-            revision="r1",
-            facts=self.facts,
-            files=(),
-            created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        )
+        return make_base_model(name, self.facts)
 
 
 def device(

@@ -57,6 +57,20 @@ def test_a_revoked_key_is_refused_at_once_here_and_soon_elsewhere(store: Store, 
         elsewhere.authenticate(made.secret)
 
 
+def test_a_key_that_is_revoked_while_it_is_looked_up_is_not_remembered(store: Store, admin: Caller) -> None:
+    class RevokedMeanwhile(Keys):
+        def _look_up(self, digest: str) -> Caller:
+            found = super()._look_up(digest)
+            self.revoke(admin, found.key_id)
+            return found
+
+    made = Keys(store).create(admin, name="ci", role=Role.VIEWER)
+    keys = RevokedMeanwhile(store)
+    assert keys.authenticate(made.secret).key_id == made.key.key_id
+    with pytest.raises(UnauthenticatedError, match="revoked"):
+        keys.authenticate(made.secret)
+
+
 def test_an_expired_key_is_refused(store: Store, admin: Caller) -> None:
     made = Keys(store).create(admin, name="old", role=Role.MEMBER, expires_in_seconds=-1)
     with pytest.raises(UnauthenticatedError, match="expired"):

@@ -3,17 +3,18 @@
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from orchestrator.domain.attempts import Attempt
-from orchestrator.domain.errors import NotFoundError
+from orchestrator.domain.errors import NotFoundError, StoreUnavailableError
 from orchestrator.domain.outcomes import cancelled
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import tail as tail_module
 from orchestrator.services.tail import Follower, Kind, Tail, cursor_of
 from orchestrator.store import attempts, events, logs
-from orchestrator.store.session import Store
+from orchestrator.store.session import ReadTx, Store
 from tests.support.rows import add_running_attempt, add_team, make_lines
 
 POLL_SECONDS = 0.02
@@ -158,3 +159,45 @@ def test_the_thread_ends_with_the_last_follower(store: Store, tail: Tail, attemp
     Reader(tail, attempt).finish()
     tail.close()
     assert threading.active_count() <= before
+
+
+class Interrupted(Store):
+    """A database whose connection is lost at the end of each of the tail's next `failures` transactions."""
+
+    failures = 0
+
+    @contextmanager
+    def read(self) -> Iterator[ReadTx]:
+        with super().read() as tx:
+            yield tx
+        if self.failures and threading.current_thread().name == "tail":
+            self.failures -= 1
+            raise StoreUnavailableError
+
+
+def test_a_database_that_fails_in_the_middle_leaves_no_gap(database_url: str) -> None:
+    """Also while the first window is opened."""
+    store = Interrupted(database_url)
+    with store.write() as tx:
+        attempt = add_running_attempt(tx)
+    tail = Tail(store, poll_seconds=POLL_SECONDS)
+    store.failures = 3
+    reader = Reader(tail, attempt)
+    for first in range(1, 400, 10):
+        _append(store, attempt, first, first + 9)
+        store.failures += first % 3 == 0
+    _end(store, attempt)
+    assert reader.finish() == _all_ids(store, attempt)
+    tail.close()
+    store.close()
+
+
+def test_a_reader_that_breaks_its_wake_disturbs_no_other(store: Store, tail: Tail, attempt: Attempt) -> None:
+    def broken() -> None:
+        raise RuntimeError("the loop is closed")
+
+    tail.follow(_caller(attempt), attempt.job_id, "logs", after=0, wake=broken)
+    reader = Reader(tail, attempt)
+    _append(store, attempt, 1, 50)
+    _end(store, attempt)
+    assert reader.finish() == _all_ids(store, attempt)

@@ -1,9 +1,11 @@
 """Models and plans for tests of sizing: real shapes under short names, and a plan with every detail filled in."""
 
+from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.domain.models import LinearGroup, ModelFacts
+from orchestrator.domain.models import LinearGroup, ModelFacts, ModelSourceKind
 from orchestrator.domain.plan import TrainingPlan
+from orchestrator.domain.pool import BaseModel
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -67,6 +69,19 @@ LLAMA2_7B = llama_facts(
     tied=False,
     max_context_tokens=4096,
 )
+
+
+def make_base_model(name: str = "one", facts: ModelFacts = SMOLLM2_135M) -> BaseModel:
+    """A registered model whose files nobody reads."""
+    return BaseModel(
+        name=name,
+        source=ModelSourceKind.PATH,
+        location="/models/one",
+        revision="r1",
+        facts=facts,
+        files=(),
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
 
 
 def make_plan(**changes: Any) -> TrainingPlan:
