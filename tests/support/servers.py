@@ -1,7 +1,7 @@
 """The whole API for tests: a real HTTP server over a real SQLite file and a real object store, and all loops beside it.
 
-Only the workers are scripted (`tests.support.launchers`); the loops move when a test steps them. Each server has a port,
-a database and a bucket of its own.
+Only the workers are scripted (`tests.support.launchers`); the loops move when a test steps them. Each server has a
+port, a database and a bucket of its own.
 """
 
 import socket
@@ -95,7 +95,10 @@ class ApiServer:
         """A plain client with a key, the admin's by default; an empty one sends none."""
         key = self.admin_key if key is None else key
         authorization = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx2.Client(base_url=self.url, headers={**authorization, **headers}, trust_env=False, timeout=30)
+        # No TLS here, and loading the system's certificates for each client would take most of a test's time.
+        return httpx2.Client(
+            base_url=self.url, headers={**authorization, **headers}, trust_env=False, verify=False, timeout=30
+        )
 
 
 @contextmanager

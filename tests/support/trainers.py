@@ -1,4 +1,4 @@
-"""A worker's part of a job, played: it reports steps and checkpoints, and uploads an adapter that passes every check."""
+"""A worker's part of a job, played: it reports steps and checkpoints, and uploads an adapter that passes all checks."""
 
 import hashlib
 import json
