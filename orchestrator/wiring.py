@@ -172,7 +172,7 @@ def configure_logs(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for library in ("botocore", "urllib3"):
+    for library in ("alembic", "botocore", "urllib3"):
         logging.getLogger(library).setLevel(max(level, logging.WARNING))
 
 

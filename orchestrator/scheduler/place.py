@@ -5,8 +5,9 @@ A job gets at most one active attempt, at the price that holds when it is placed
 nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -14,19 +15,24 @@ from orchestrator.domain import placement
 from orchestrator.domain.errors import LeaseLostError
 from orchestrator.domain.failures import FAILURE_RULES, FailureKind
 from orchestrator.domain.jobs import Job, JobError
-from orchestrator.domain.placement import DeviceRoom, Placement, WaitingJob
-from orchestrator.domain.pool import Device, DeviceUse
+from orchestrator.domain.placement import DeviceRoom, Placement
+from orchestrator.domain.pool import Device
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.spec import AUTO
 from orchestrator.domain.states import JobState
 from orchestrator.scheduler.lead import Leadership
 from orchestrator.scheduler.limits import choose_run_limit
 from orchestrator.scheduler.loop import Loop
+from orchestrator.scheduler.rooms import read_rooms, waiting_job
 from orchestrator.scheduler.spending import read_spent
 from orchestrator.store import attempts, devices, events, jobs, leader
 from orchestrator.store.session import ReadTx, Store, WriteTx
 
 JOBS_PER_PASS = 500
+JOBS_WITHOUT_REST = 50
+REST_SECONDS_PER_JOB = 0.004
+"""Sixteen times as long as reading one waiting job takes (0.25 ms: SQLite, two EPYC cores, 23 November 2026)."""
+LONGEST_REST_SECONDS = 2.0
 NO_DEVICE_PHASE = "no_device_fits"
 WAITING_PHASE = "waiting_for_room"
 PriceOf = Callable[[ReadTx, str], int]
@@ -66,6 +72,8 @@ class Place:
         self._interval_seconds = interval_seconds
         self._attempt_lease_seconds = attempt_lease_seconds
         self._stop_grace_seconds = stop_grace_seconds
+        self._rooms_seen: Sequence[DeviceRoom] = ()
+        self._rest_until = 0.0
 
     def loop(self) -> Loop[PlaceFacts, Placement | NewPhase]:
         return Loop(
@@ -79,11 +87,16 @@ class Place:
         )
 
     def load(self) -> PlaceFacts:
+        """Behind a long queue nothing is read while no device has changed, for as long as reading it is dear."""
         with self._store.read() as tx:
-            waiting = jobs.list_placeable(tx, tx.now(), JOBS_PER_PASS)
-            if not waiting:
+            rooms = read_rooms(tx)
+            if rooms == self._rooms_seen and time.monotonic() < self._rest_until:
                 return PlaceFacts(rooms=(), waiting=())
-            return PlaceFacts(rooms=read_rooms(tx), waiting=waiting)
+            waiting = jobs.list_placeable(tx, tx.now(), JOBS_PER_PASS)
+        self._rooms_seen = rooms
+        surplus = max(0, len(waiting) - JOBS_WITHOUT_REST)
+        self._rest_until = time.monotonic() + min(LONGEST_REST_SECONDS, surplus * REST_SECONDS_PER_JOB)
+        return PlaceFacts(rooms=rooms, waiting=waiting)
 
     def apply(self, decision: Placement | NewPhase) -> None:
         with self._store.write() as tx:
@@ -182,44 +195,6 @@ def decide_places(facts: PlaceFacts) -> Sequence[Placement | NewPhase]:
         if job.phase != phase:
             phases.append(NewPhase(job_id=job.job_id, phase=phase))
     return [*placements, *phases]
-
-
-def read_rooms(tx: ReadTx) -> list[DeviceRoom]:
-    return rooms_of(devices.list_devices(tx), devices.list_uses(tx))
-
-
-def rooms_of(all_devices: Iterable[Device], uses: Iterable[DeviceUse]) -> list[DeviceRoom]:
-    """What each device has left. An ended attempt whose processes are not proved gone still counts."""
-    rooms = {
-        device.device_id: DeviceRoom(
-            device_id=device.device_id,
-            device_type=device.device_type,
-            kind=device.kind,
-            total_bytes=device.usable_bytes,
-            free_bytes=device.usable_bytes,
-            schedulable=device.online,
-        )
-        for device in all_devices
-    }
-    for use in uses:
-        room = rooms.get(use.device_id)
-        if room is not None:
-            rooms[use.device_id] = replace(room, free_bytes=room.free_bytes - use.reserved_bytes)
-    return list(rooms.values())
-
-
-def waiting_job(job: Job) -> WaitingJob:
-    """A queued job as placement sees it."""
-    device_type = job.spec.resources.device_type
-    assert job.queued_at is not None, "a queued job has a place in the queue"
-    return WaitingJob(
-        job_id=job.job_id,
-        priority=job.spec.priority,
-        queued_at=job.queued_at,
-        bytes_by_kind=job.footprints or {},
-        device_type=None if device_type == AUTO else device_type,
-        exclusive=job.spec.resources.exclusive,
-    )
 
 
 def _may_start(job: Job) -> bool:

@@ -14,7 +14,7 @@ import structlog
 
 from orchestrator.domain import outcomes
 from orchestrator.domain.attempts import Attempt
-from orchestrator.domain.errors import AttemptGoneError, ClusterUnavailableError
+from orchestrator.domain.errors import AttemptGoneError, ClusterUnavailableError, LeaseLostError
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.outcomes import AttemptEnd
 from orchestrator.domain.states import FINAL_ATTEMPT_STATES, AttemptState
@@ -117,6 +117,9 @@ class Reap:
             return ReapFacts(held=held, online_nodes=online, now=tx.now(), times=self._times)
 
     def apply(self, decision: GiveUp | FreeDevice) -> None:
+        """Proving kills what is left of an attempt, and no token fences that: so only a leader may."""
+        if not self._leadership.is_leading():
+            raise LeaseLostError("Another control plane may lead now.")
         if isinstance(decision, FreeDevice):
             self._free_device(decision)
         else:

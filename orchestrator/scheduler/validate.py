@@ -32,7 +32,8 @@ from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
 from orchestrator.scheduler.loop import Loop
 from orchestrator.scheduler.orders import DescribeModel, remote_file
-from orchestrator.scheduler.place import PriceOf, read_rooms
+from orchestrator.scheduler.place import PriceOf
+from orchestrator.scheduler.rooms import read_rooms
 from orchestrator.scheduler.sentences import describe_usd
 from orchestrator.scheduler.sizing import Sizing, describe_sizing, explain_misfit, size_job, snapshot
 from orchestrator.store import events, files, jobs, models
