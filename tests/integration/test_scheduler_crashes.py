@@ -10,9 +10,10 @@ from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.objects.client import Objects
 from orchestrator.store import adapters, devices, events, ledger, logs, metrics
 from orchestrator.store.session import Store
-from tests.support.control import Rig, add_ready_job, success, training_reports, upload_checkpoint
+from tests.support.control import Rig, register_model, success, training_reports, upload_checkpoint
 from tests.support.crashes import FragileLauncher, FragileStore, Killed, KillSwitch, fragile_objects
 from tests.support.launchers import ScriptedWorker, cpu_device
+from tests.support.rows import add_job
 
 STEPS_PER_ROUND = 5
 TOTAL_STEPS = 10
@@ -47,10 +48,12 @@ class World:
 
 
 def _live(url: str, objects: Objects, kill_at: int | None) -> tuple[Rig, Job, KillSwitch]:
-    """A job from queued to its end, with one kill and a restart on the way."""
+    """A job from its submission to its end, with one kill and a restart on the way."""
     switch = KillSwitch(kill_at)
     calm = Store(url)
-    job = add_ready_job(calm)
+    register_model(calm)
+    with calm.write() as tx:
+        job = add_job(tx)
     launcher = FragileLauncher([cpu_device()], switch=switch)
     rig = Rig(FragileStore(url, switch), fragile_objects(objects, switch), launcher)
     outside = Rig(calm, objects, launcher)
@@ -108,7 +111,9 @@ def test_a_run_without_a_kill_needs_one_attempt(sqlite_url: str, objects: Object
 def test_the_boundaries_are_all_covered(sqlite_url: str, objects: Objects) -> None:
     _, _, switch = _live(sqlite_url, objects, None)
     assert 25 < len(switch.passed) <= BOUNDARIES
-    assert {"before commit", "after commit", "before launch", "before release", "after put"} <= set(switch.passed)
+    assert {"before commit", "after commit", "before validate", "before launch", "before release", "after put"} <= set(
+        switch.passed
+    )
 
 
 @pytest.mark.parametrize("kill_at", range(BOUNDARIES))

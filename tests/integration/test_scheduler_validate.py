@@ -5,14 +5,12 @@ from sqlalchemy import text
 
 from orchestrator.domain.errors import HubUnavailableError, TunepoolError
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.models import ModelSourceKind
-from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.protocol import FileProblem, TokenCounts, ValidationResult
 from orchestrator.domain.states import JobState
 from orchestrator.objects.client import Objects
 from orchestrator.store import events, jobs, models
 from orchestrator.store.session import Store
-from tests.support.control import FACTS, Rig
+from tests.support.control import FACTS, Rig, register_model
 from tests.support.launchers import GIB, ScriptedLauncher, cpu_device
 from tests.support.rows import add_file, add_job, add_team
 
@@ -20,19 +18,7 @@ from tests.support.rows import add_file, add_job, add_team
 @pytest.fixture
 def rig(sqlite_store: Store, objects: Objects) -> Rig:
     rig = Rig(sqlite_store, objects, ScriptedLauncher([cpu_device()]))
-    with rig.store.write() as tx:
-        models.upsert_model(
-            tx,
-            BaseModel(
-                name="smol",
-                source=ModelSourceKind.PATH,
-                location="/models/smol",
-                revision="r1",
-                facts=FACTS,
-                files=(),
-                created_at=tx.now(),
-            ),
-        )
+    register_model(rig.store)
     rig.step("lead", "survey")
     return rig
 

@@ -10,8 +10,9 @@ from orchestrator.domain.artifacts import Adapter
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.models import LinearGroup, ModelFacts
+from orchestrator.domain.models import LinearGroup, ModelFacts, ModelSourceKind
 from orchestrator.domain.plan import TokenReport, resolve_plan
+from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.protocol import (
     CheckpointStored,
     LogLine,
@@ -26,7 +27,7 @@ from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import attempt_prefix
 from orchestrator.scheduler.control import ControlPlane, ControlSettings, Knowledge
 from orchestrator.scheduler.resume import Manifest
-from orchestrator.store import attempts, jobs
+from orchestrator.store import attempts, jobs, models
 from orchestrator.store.session import Store
 from orchestrator.store.tables.jobs import jobs as job_rows
 from tests.support.launchers import GIB, AnyReport, ScriptedLauncher
@@ -144,6 +145,23 @@ class Rig:
 
     def report(self, attempt: Attempt, *reports: AnyReport) -> None:
         self.launcher.worker(attempt.attempt_id).report(*reports)
+
+
+def register_model(store: Store) -> None:
+    """The base model that jobs name when a test does not care."""
+    with store.write() as tx:
+        models.upsert_model(
+            tx,
+            BaseModel(
+                name="smol",
+                source=ModelSourceKind.PATH,
+                location="/models/smol",
+                revision="r1",
+                facts=FACTS,
+                files=(),
+                created_at=tx.now(),
+            ),
+        )
 
 
 def add_ready_job(store: Store, *, needs_bytes: int = GIB, **spec: Any) -> Job:
