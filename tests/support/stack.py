@@ -111,7 +111,7 @@ def training_processes(attempt_id: str) -> list[psutil.Process]:
 
 
 @contextmanager
-def run_stack(folder: Path, *, lease_seconds: int = 20, torch_threads: int | None = 1) -> Iterator[RunningStack]:
+def run_stack(folder: Path, *, lease_seconds: int = 60, torch_threads: int | None = 1) -> Iterator[RunningStack]:
     """A stack on the folder. At the end nothing of it may be left running.
 
     Tiny models train fastest on one thread, above all beside other tests; None leaves torch its default.
