@@ -118,7 +118,8 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     app.state.registry.register(PoolCollector(services.health.measure))
     app.add_middleware(Authentication, authenticate=services.keys.authenticate)
     app.add_middleware(HostCheck, allowed_hosts=settings.allowed_hosts)
-    app.add_middleware(RequestContext, metrics=HttpMetrics(app.state.registry))
+    app.state.http_metrics = HttpMetrics(app.state.registry)
+    app.add_middleware(RequestContext, metrics=app.state.http_metrics)
     return app
 
 

@@ -64,8 +64,8 @@ class Files:
         require_member(caller)
         accepted = check_purpose(purpose)
         dataset = store_dataset(self.objects, caller.team_id, chunks, max_bytes=self.max_file_bytes)
-        seconds = expires_after_seconds() if callable(expires_after_seconds) else expires_after_seconds
         try:
+            seconds = expires_after_seconds() if callable(expires_after_seconds) else expires_after_seconds
             check_expiry(seconds)
         except InvalidRequestError:
             self.objects.delete(dataset.written.key)

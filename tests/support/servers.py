@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.metrics import HttpMetrics
 from api.server import Server, make_server
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.scheduler.control import ControlPlane
@@ -58,6 +59,11 @@ class ApiServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def http_metrics(self) -> HttpMetrics:
+        """Told of every request when it is over."""
+        return cast(HttpMetrics, self.app.state.http_metrics)
 
     def start(self) -> None:
         """Begin to answer; on the same port again after `stop`."""
