@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.connection import JobArgument, JsonOption, connect, find_job_id
+from api.cli.estimates import draw_estimate
 from api.cli.exits import CommandError, ExitCode
 from api.cli.follow import SilentView, follow_job, make_view
 from api.cli.jobfile import JobFile, local_files, read_jobfile, upload_files
@@ -28,7 +29,7 @@ from api.cli.output import (
     status_text,
 )
 from api.client.errors import ApiError
-from api.client.results import Attempt, Cost, Estimate, Job
+from api.client.results import Attempt, Cost, Job
 from api.client.tunepool import Tunepool
 
 JobFileArgument = Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A job file; see examples/qlora.yaml.")]
@@ -63,11 +64,20 @@ def submit(
 def estimate(file: JobFileArgument, as_json: JsonOption = False) -> None:
     """Predict memory, time and cost of a job file, without submitting it."""
     asked = read_jobfile(file)
-    errors = make_console(stderr=True)
+    local_files(asked)
     with connect() as client, _server_errors_in(asked):
-        fields = upload_files(asked, lambda path: _upload(client, path, errors))
-        found = client.estimates.create(**_as_sent(fields))
-        show(found, as_json=as_json, draw=lambda console: _draw_estimate(console, found))
+        uploaded: list[str] = []
+
+        def upload(path: Path) -> str:
+            uploaded.append(client.files.create(path).id)
+            return uploaded[-1]
+
+        try:
+            found = client.estimates.create(**_as_sent(upload_files(asked, upload)))
+        finally:
+            for file_id in uploaded:
+                client.files.delete(file_id)
+        show(found, as_json=as_json, draw=lambda console: draw_estimate(console, found))
 
 
 def jobs(
@@ -285,29 +295,3 @@ def _draw_cost(console: Console, found: Cost) -> None:
     print_table(console, ("FROM", "FOR ", "DEVICE", "PRICE ", "AMOUNT ", ""), rows, none="nothing was billed yet")
     end = "" if found.final else " so far"
     console.print(f"billed{end}: {say_usd(found.billed_usd_micros)}", style="bold")
-
-
-def _draw_estimate(console: Console, found: Estimate) -> None:
-    """Whatever the server tells, in its order: nested parts are indented."""
-
-    def facts(value: dict[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
-        for name, item in value.items():
-            if isinstance(item, dict):
-                yield f"{indent}{name}", " "
-                yield from facts(item, indent + "  ")
-            elif isinstance(item, list):
-                yield f"{indent}{name}", ", ".join(str(part) for part in item)
-            elif item is not None:
-                yield f"{indent}{name}", _say_figure(name, item)
-
-    print_facts(console, facts(found.model_dump(mode="json")))
-
-
-def _say_figure(name: str, value: Any) -> str:
-    if name.endswith("_bytes") and isinstance(value, int):
-        return say_bytes(value)
-    if name.endswith("seconds") and isinstance(value, int | float):
-        return say_seconds(value)
-    if name.endswith("usd_micros") and isinstance(value, int):
-        return say_usd(value)
-    return str(value)

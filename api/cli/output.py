@@ -55,8 +55,10 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
     if not listed:
         console.print(none, style="dim")
         return
-    style = box.SIMPLE_HEAD if console.is_terminal else None
-    table = Table(box=style, header_style="bold", padding=(0, 1), pad_edge=False, show_edge=False)
+    if not console.is_terminal:
+        _print_plain(console, columns, [[str(cell) for cell in row] for row in listed])
+        return
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1), pad_edge=False, show_edge=False)
     for name in columns:
         table.add_column(name.strip(), justify="right" if name.endswith(" ") else "left", overflow="fold")
     for row in listed:
@@ -66,13 +68,30 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
 
 def print_facts(console: Console, facts: Iterable[tuple[str, str | Text | None]]) -> None:
     """Name and value, one a line; a value that is not there is left out."""
+    known = [(name, value) for name, value in facts if value is not None and str(value)]
+    if not console.is_terminal:
+        width = max((len(name) for name, _ in known), default=0)
+        for name, value in known:
+            console.print(f"{name:{width}}  {value}", markup=False)
+        return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts:
-        if value is not None and str(value):
-            table.add_row(name, value)
+    for name, value in known:
+        table.add_row(name, value)
     console.print(table)
+
+
+def _print_plain(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns with two blanks between them and none at the end of a line."""
+    lines = [[name.strip() for name in columns], *rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if name.endswith(" ") else cell.ljust(width)
+            for cell, width, name in zip(line, widths, columns, strict=True)
+        ]
+        console.print("  ".join(cells).rstrip(), markup=False)
 
 
 def status_text(status: str) -> Text:

@@ -81,7 +81,11 @@ def list_prices(as_json: JsonOption = False) -> None:
             for p in found
         ]
         columns = ("DEVICE TYPE", "PRICE ", "VERSION ", "SINCE")
-        show(found, as_json=as_json, draw=lambda console: print_table(console, columns, rows, none="no prices yet"))
+        show(
+            found,
+            as_json=as_json,
+            draw=lambda console: print_table(console, columns, rows, none="no prices yet: the defaults hold"),
+        )
 
 
 @prices_app.command("set")

@@ -32,6 +32,14 @@ class JobFields(TypedDict, total=False):
     team: str | None
 
 
+class EstimateFields(JobFields, total=False):
+    """A job's fields; without `training_file` its rows may be described."""
+
+    rows: int
+    tokens: int
+    longest_row_tokens: int
+
+
 class Jobs:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from api.client.jobs import JobFields
+from api.client.jobs import EstimateFields
 from api.client.results import BaseModelInfo, Deleted, Estimate, Model, Pool, Price
 from api.client.tail import read_pages
 from api.client.transport import Transport
@@ -73,6 +73,6 @@ class Estimates:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def create(self, **fields: Unpack[JobFields]) -> Estimate:
+    def create(self, **fields: Unpack[EstimateFields]) -> Estimate:
         """What a job with these fields would take, without making it."""
         return Estimate.model_validate(self._transport.post(ESTIMATES, fields))

@@ -252,8 +252,67 @@ class Price(Result):
     created_at: int
 
 
+class PredictedRows(Result):
+    """What is known of the training file; `tokens_are` and `longest_is` say whether it was given or guessed."""
+
+    rows: int | None
+    tokens: int | None
+    longest_row_tokens: int | None
+    tokens_are: str
+    longest_is: str
+
+
+class PredictedMemory(Result):
+    total_bytes: int
+    breakdown: dict[str, int]
+
+
+class PredictedTime(Result):
+    seconds: float
+    low_seconds: float
+    high_seconds: float
+    steps: int
+
+
+class PredictedCost(Result):
+    usd_micros: int
+    usd: str
+    low_usd_micros: int
+    high_usd_micros: int
+
+
+class Change(Result):
+    """A change of the job that would make it fit: fields with their new values."""
+
+    settings: dict[str, Any]
+    effect: str
+    total_bytes: int
+
+
+class DeviceFit(Result):
+    """What one type of device would do with the job; `fit` is now, when_empty or never."""
+
+    device_type: str
+    kind: str
+    devices: int
+    largest_bytes: int
+    needed_bytes: int | None
+    fit: str
+    usd_micros_per_hour: int
+    cost: PredictedCost | None
+    changes: tuple[Change, ...]
+
+
 class Estimate(Result):
-    """Memory with its breakdown, time, cost, and where the job would fit; the terms are the server's."""
+    """What a job would take. `memory` and `time` are by kind of device: cpu, cuda."""
+
+    model: str
+    plan: dict[str, Any]
+    rows: PredictedRows
+    memory: dict[str, PredictedMemory]
+    time: dict[str, PredictedTime]
+    devices: tuple[DeviceFit, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class Team(Result):

@@ -174,7 +174,11 @@ def short_path(folder: Path, *, longest: int) -> Path:
     """A path of at most so many bytes that leads to the folder: its own, or a link to it in the private folder."""
     if len(os.fsencode(folder)) <= longest:
         return folder
-    link = private_folder(longest=longest - 9) / hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+    private = private_folder(longest=longest - 9)
+    for old in private.iterdir():
+        if old.is_symlink() and not old.exists():
+            old.unlink(missing_ok=True)
+    link = private / hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
     if not link.is_symlink() or link.readlink() != folder:
         link.unlink(missing_ok=True)
         link.symlink_to(folder)

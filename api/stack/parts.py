@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import httpx2
 
 from api.stack import rayhead, weed
-from api.stack.folder import DataFolder, Secrets
+from api.stack.folder import DataFolder, Secrets, read_json
 from api.stack.ports import HOST, Ports
 from api.stack.supervisor import Part
 
@@ -77,8 +77,8 @@ def build_parts(layout: Layout) -> tuple[Part, ...]:
             name=SCHEDULER,
             command=(sys.executable, "-m", "orchestrator"),
             environment=environment,
-            is_ready=lambda: answers(f"{layout.url}/ready"),
-            needs=(OBJECTS, RAY, API),
+            is_ready=lambda: answers(f"{layout.url}/ready") and has_devices(layout),
+            needs=(OBJECTS, RAY, BOOTSTRAP),
             follows=(RAY,),
         ),
     )
@@ -108,7 +108,24 @@ def base_environment(folder: DataFolder) -> dict[str, str]:
 
 def answers(url: str) -> bool:
     """Whether a GET answers with success now."""
+    found = _ask(url, "")
+    return found is not None and found.is_success
+
+
+def has_devices(layout: Layout) -> bool:
+    """Whether the scheduler has met a device, so that a job could start. Without the first key nobody can tell."""
+    api_key = read_json(layout.folder.client_file).get("api_key")
+    if not api_key:
+        return True
+    found = _ask(f"{layout.url}/v1/pool", api_key)
+    if found is None or not found.is_success:
+        return found is not None and found.status_code == 401
+    return any(device["online"] for device in found.json()["devices"])
+
+
+def _ask(url: str, api_key: str) -> httpx2.Response | None:
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        return httpx2.get(url, timeout=PROBE_SECONDS, trust_env=False).is_success
+        return httpx2.get(url, headers=headers, timeout=PROBE_SECONDS, trust_env=False)
     except httpx2.TransportError:
-        return False
+        return None

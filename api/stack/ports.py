@@ -14,6 +14,7 @@ HOST = "127.0.0.1"
 API_PORT = 8080
 S3_PORT = 8333
 RAY_PORT = 6399
+NEAR = 20
 """One above Redis's well-known neighbourhood, so that a Redis at 6379 (Ray's own default) is no obstacle."""
 
 
@@ -72,7 +73,11 @@ def is_free(port: int) -> bool:
 
 
 def _prefer(port: int, claims: Claims) -> int:
-    return port if claims.take(port) else free_ports(1)[0]
+    """The port, or one shortly after it, or any."""
+    for near in range(port, port + NEAR):
+        if claims.take(near):
+            return near
+    return free_ports(1)[0]
 
 
 def free_ports(count: int, *, besides: Iterable[int] = ()) -> tuple[int, ...]:

@@ -1,0 +1,62 @@
+"""How an estimate is shown: where the job would fit, what it would take there, and what the memory is made of."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from api.cli.output import print_facts, print_table, say_bytes, say_seconds, say_usd
+from api.client.results import DeviceFit, Estimate
+
+FITS = {"now": ("now", "green"), "when_empty": ("when it is empty", "yellow"), "never": ("never", "red")}
+
+
+def draw_estimate(console: Console, found: Estimate) -> None:
+    print_facts(console, [("model", found.model), ("rows", _say_rows(found)), ("steps", _say_steps(found))])
+    console.print()
+    columns = ("DEVICE TYPE", "NEEDS ", "OF ", "FITS", "TIME", "COST ")
+    print_table(console, columns, [_row(found, fit) for fit in found.devices], none="no devices are known yet")
+    for fit in found.devices:
+        for change in fit.changes:
+            settings = ", ".join(f"{name}: {value}" for name, value in change.settings.items())
+            console.print(f"it would fit on {fit.device_type} with {settings} ({say_bytes(change.total_bytes)})")
+    for fit in found.devices:
+        if fit.kind in found.memory:
+            console.print(f"\nmemory on {fit.device_type}", style="bold")
+            print_facts(console, _breakdown(found.memory[fit.kind].breakdown))
+    if found.warnings:
+        console.print()
+    for warning in found.warnings:
+        console.print(f"note: {warning}", style="yellow", markup=False)
+
+
+def _say_rows(found: Estimate) -> str | None:
+    rows = found.rows
+    if rows.rows is None or rows.tokens is None:
+        return None
+    guess = " (a guess)" if rows.tokens_are == "guessed" else ""
+    return f"{rows.rows:,} rows, {rows.tokens:,} tokens{guess}"
+
+
+def _say_steps(found: Estimate) -> str | None:
+    return next((f"{time.steps:,}" for time in found.time.values()), None)
+
+
+def _row(found: Estimate, fit: DeviceFit) -> tuple[str | Text, ...]:
+    time = found.time.get(fit.kind)
+    words, style = FITS.get(fit.fit, (fit.fit, ""))
+    span = f"{say_seconds(time.low_seconds)} to {say_seconds(time.high_seconds)}" if time else ""
+    return (
+        fit.device_type,
+        say_bytes(fit.needed_bytes),
+        say_bytes(fit.largest_bytes),
+        Text(words, style=style),
+        f"{say_seconds(time.seconds)} ({span})" if time else "",
+        say_usd(fit.cost.usd_micros) if fit.cost else "",
+    )
+
+
+def _breakdown(terms: dict[str, int]) -> Iterator[tuple[str, str]]:
+    for name, size_bytes in terms.items():
+        if size_bytes:
+            yield f"  {name.replace('_', ' ')}", say_bytes(size_bytes)
