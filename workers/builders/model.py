@@ -69,6 +69,8 @@ def load_base_model(folder: Path, plan: TrainingPlan, device: DeviceGrant) -> Pr
         raise ModelError(f"the base model cannot be loaded: {str(error)[:300]}") from error
     model.requires_grad_(requires_grad=False)
     _forbid_inference_layout(model)
+    if device.kind == "cpu" and plan.quantization != "none":
+        _copy_out_of_file(model)
     return model
 
 
@@ -118,6 +120,16 @@ def precision_arguments(plan: TrainingPlan) -> dict[str, Any]:
     float32 2.4; bfloat16 base without autocast 1.6, with it 1.4; NF4 1.6 and 1.5.
     """
     return {"bf16": plan.compute_dtype == "bfloat16", "fp16": plan.compute_dtype == "float16"}
+
+
+def _copy_out_of_file(model: PreTrainedModel) -> None:
+    """Give the weights that were not quantized memory of their own: as views they keep the whole file mapped.
+
+    Measured 2026-11-23, SmolLM2-135M in NF4, a micro-batch [4, 64]: at most 1353 MiB resident instead of 1610.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.clone()
 
 
 def _quantization(plan: TrainingPlan) -> BitsAndBytesConfig | None:
