@@ -280,7 +280,7 @@ def test_lists_are_tables_or_json(
     assert table[1].split()[0] == item.get("id", item.get("device_type"))
     assert {name: json.loads(tunepool(*arguments, "--json").out)[0][name] for name in item} == item
     api.on("GET", path, as_list())
-    assert tunepool(*arguments).out.endswith(" yet\n")
+    assert tunepool(*arguments).out.startswith("no ")
     assert tunepool(*arguments, "--json").out == "[]\n"
 
 
@@ -292,6 +292,37 @@ def test_the_pool_shows_what_runs_and_hides_what_is_anothers(api: StubApi, tunep
     out = tunepool("pool").out
     assert "4.0 GiB" in out
     assert "another team's job (ending)" in out
+
+
+def test_an_estimate_says_where_the_job_fits_and_leaves_no_file(
+    api: StubApi, tunepool: Tunepool, job_file: Path
+) -> None:
+    api.on("POST", "/v1/files", as_json(a_file("file-9")))
+    api.on("DELETE", "/v1/files/file-9", as_json({"id": "file-9", "deleted": True}))
+    rows = {"rows": 126, "tokens": 8888, "longest_row_tokens": 83, "tokens_are": "guessed", "longest_is": "guessed"}
+    memory = {"cpu": {"total_bytes": 2**31, "breakdown": {"base_weights": 2**30, "logits_and_loss": 2**30}}}
+    time = {"cpu": {"seconds": 70.0, "low_seconds": 20.0, "high_seconds": 476.0, "steps": 63}}
+    change = {"settings": {"training.micro_batch_size": 1}, "effect": "less", "total_bytes": 2**29}
+    cost = {"usd_micros": 698, "usd": "0.000698", "low_usd_micros": 201, "high_usd_micros": 4757}
+    fit = {"device_type": "cpu", "kind": "cpu", "devices": 1, "largest_bytes": 2**30, "needed_bytes": 2**31}
+    fits = [{**fit, "fit": "never", "usd_micros_per_hour": 100_000, "cost": cost, "changes": [change]}]
+    answer = {"model": "tiny", "plan": {}, "rows": rows, "memory": memory, "time": time, "devices": fits}
+    api.on("POST", "/v1/estimates", as_json({**answer, "warnings": ["a guess"]}))
+    out = tunepool("estimate", str(job_file)).out
+    for words in (
+        "126 rows, 8,888 tokens (a guess)",
+        "never  1m 10s (20s to 7m 56s)  $0.000698",
+        "it would fit on cpu with training.micro_batch_size: 1 (512.0 MiB)",
+        "logits and loss  1.0 GiB",
+        "note: a guess",
+    ):
+        assert words in out
+    assert api.asked[-1].method == "DELETE"
+    assert not [line for line in out.splitlines() if line != line.rstrip()]
+    assert json.loads(tunepool("estimate", str(job_file), "--json").out)["model"] == "tiny"
+    api.on("POST", "/v1/estimates", as_error(400, "no such model", param="model"))
+    assert tunepool("estimate", str(job_file)).code == 2
+    assert api.asked[-1].method == "DELETE"
 
 
 def test_what_is_made_is_told(api: StubApi, tunepool: Tunepool, tmp_path: Path) -> None:
