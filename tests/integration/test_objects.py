@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.domain.errors import NotFoundError, ObjectsUnavailableError
 from orchestrator.domain.protocol import UploadGrant
+from orchestrator.objects import client
 from orchestrator.objects.client import Objects
 from orchestrator.objects.writer import PART_BYTES
 from tests.support.storage import REGION, StorageServer
@@ -24,9 +25,9 @@ def _random_bytes(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
-def _post(grant: UploadGrant, key: str, body: bytes, **changed: str) -> httpx2.Response:
+def _post(http: httpx2.Client, grant: UploadGrant, key: str, body: bytes, **changed: str) -> httpx2.Response:
     fields = {**grant.fields, "key": key, **changed}
-    return httpx2.post(grant.url, data=fields, files={"file": ("blob", body)})
+    return http.post(grant.url, data=fields, files={"file": ("blob", body)})
 
 
 def test_an_object_comes_back_as_it_was_put(objects: Objects) -> None:
@@ -48,12 +49,13 @@ def test_what_is_not_there_is_none_or_not_found(objects: Objects) -> None:
         assert caught.value.code == "object_missing"
 
 
-def test_listing_and_deleting_keep_to_the_prefix(objects: Objects) -> None:
+def test_listing_and_deleting_keep_to_the_prefix(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "DELETE_BATCH", 50)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: objects.put(f"jobs/1/{number:04d}", b"x"), range(1005)))
+        list(pool.map(lambda number: objects.put(f"jobs/1/{number:04d}", b"x"), range(120)))
     objects.put("jobs/10/a", b"yy")
-    assert [item.key for item in objects.list("jobs/1/")] == [f"jobs/1/{number:04d}" for number in range(1005)]
-    assert objects.delete_prefix("jobs/1/") == 1005
+    assert [item.key for item in objects.list("jobs/1/")] == [f"jobs/1/{number:04d}" for number in range(120)]
+    assert objects.delete_prefix("jobs/1/") == 120
     assert objects.delete_prefix("jobs/1/") == 0
     assert list(objects.list("jobs/")) == [("jobs/10/a", 2)]
     objects.delete("jobs/10/a")
@@ -118,11 +120,11 @@ def test_an_unfinished_stream_leaves_nothing(objects: Objects, storage_server: S
 
 
 def test_stale_uploads_are_dropped_and_young_ones_kept(objects: Objects, storage_server: StorageServer) -> None:
-    client = storage_server.open_client()
-    client.create_multipart_upload(Bucket=objects.bucket, Key="left")
+    server = storage_server.open_client()
+    server.create_multipart_upload(Bucket=objects.bucket, Key="left")
     assert objects.abort_stale_uploads(older_than_seconds=3600) == 0
     assert objects.abort_stale_uploads(older_than_seconds=-5) == 1
-    assert not client.list_multipart_uploads(Bucket=objects.bucket).get("Uploads")
+    assert not server.list_multipart_uploads(Bucket=objects.bucket).get("Uploads")
 
 
 def test_a_reader_goes_on_after_the_connection_breaks(objects: Objects) -> None:
@@ -144,57 +146,59 @@ def test_a_reader_never_mixes_two_versions(objects: Objects) -> None:
         list(stream)
 
 
-def test_a_presigned_url_reads_one_object_until_it_expires(objects: Objects) -> None:
+def test_a_presigned_url_reads_one_object_until_it_expires(objects: Objects, http: httpx2.Client) -> None:
     objects.put("mine", b"mine")
     objects.put("yours", b"yours")
     url = objects.presign_get("mine", 60, 'a "b"\r\nX-Evil: 1; ü/..\\c.jsonl')
-    answer = httpx2.get(url)
+    answer = http.get(url)
     assert answer.content == b"mine"
     assert answer.headers["content-type"] == "application/octet-stream"
     assert re.fullmatch(r"attachment; filename\*=UTF-8''[A-Za-z0-9%._-]+", answer.headers["content-disposition"])
     assert "x-evil" not in answer.headers
-    assert httpx2.get(url.replace("/mine?", "/yours?")).status_code == 403
-    assert httpx2.get(url.split("?")[0]).status_code == 403
-    assert httpx2.put(url, content=b"other").status_code == 403
-    assert httpx2.get(objects.presign_get("mine", -1)).status_code in {400, 403}
+    assert http.get(url.replace("/mine?", "/yours?")).status_code == 403
+    assert http.get(url.split("?")[0]).status_code == 403
+    assert http.put(url, content=b"other").status_code == 403
+    assert http.get(objects.presign_get("mine", -1)).status_code in {400, 403}
 
 
-def test_presigned_urls_name_the_public_endpoint(objects: Objects, storage_server: StorageServer) -> None:
+def test_presigned_urls_name_the_public_endpoint(
+    objects: Objects, storage_server: StorageServer, http: httpx2.Client
+) -> None:
     keys = {"access_key": storage_server.access_key, "secret_key": storage_server.secret_key}
     public = storage_server.endpoint.replace("127.0.0.1", "localhost")
     other = Objects(storage_server.endpoint, REGION, bucket=objects.bucket, public_endpoint=public, **keys)
     other.put("mine", b"mine")
     assert urlsplit(other.presign_get("mine", 60)).hostname == "localhost"
     assert urlsplit(other.presign_post("p/", 60).url).hostname == "localhost"
-    assert httpx2.get(other.presign_get("mine", 60)).content == b"mine"
+    assert http.get(other.presign_get("mine", 60)).content == b"mine"
     other.close()
 
 
-def test_a_grant_writes_below_its_prefix_only(objects: Objects) -> None:
+def test_a_grant_writes_below_its_prefix_only(objects: Objects, http: httpx2.Client) -> None:
     prefix = "jobs/j/attempts/0001-a/"
     grant = objects.presign_post(prefix, 60)
     assert abs(grant.expires_at_unix - time.time() - 60) < 5
     assert grant.key_prefix == prefix
-    assert _post(grant, prefix + "adapter/x.bin", b"one").status_code == 204
-    assert _post(grant, prefix + "adapter/x.bin", b"two").status_code == 204
+    assert _post(http, grant, prefix + "adapter/x.bin", b"one").status_code == 204
+    assert _post(http, grant, prefix + "adapter/x.bin", b"two").status_code == 204
     assert objects.get(prefix + "adapter/x.bin") == b"two"
     outside = ["jobs/j/attempts/0002-b/x", "x", prefix[:-1], prefix + "../0002-b/x", prefix + "%2e%2e/x/../../../y"]
     for key in outside:
-        assert _post(grant, key, b"evil").status_code in {400, 403}, key
+        assert _post(http, grant, key, b"evil").status_code in {400, 403}, key
     assert [item.key for item in objects.list("")] == [prefix + "adapter/x.bin"]
 
 
-def test_a_grant_cannot_be_stretched(objects: Objects, storage_server: StorageServer) -> None:
+def test_a_grant_cannot_be_stretched(objects: Objects, storage_server: StorageServer, http: httpx2.Client) -> None:
     grant = objects.presign_post("p/", 60, max_bytes=10)
-    assert _post(grant, "p/a", b"x" * 11).status_code == 400
-    assert _post(grant, "p/a", b"x", **{"x-amz-signature": "0" * 64}).status_code == 403
-    assert _post(grant, "p/a", b"x", policy="e30=").status_code == 403
-    assert _post(objects.presign_post("p/", -1), "p/a", b"x").status_code == 403
+    assert _post(http, grant, "p/a", b"x" * 11).status_code == 400
+    assert _post(http, grant, "p/a", b"x", **{"x-amz-signature": "0" * 64}).status_code == 403
+    assert _post(http, grant, "p/a", b"x", policy="e30=").status_code == 403
+    assert _post(http, objects.presign_post("p/", -1), "p/a", b"x").status_code == 403
     unsigned = UploadGrant(url=grant.url, fields={}, key_prefix="p/", expires_at_unix=0)
-    assert _post(unsigned, "p/a", b"x").status_code in {400, 403}
+    assert _post(http, unsigned, "p/a", b"x").status_code in {400, 403}
     other = storage_server.open_objects("readiness")
     elsewhere = grant.model_copy(update={"url": grant.url.replace(objects.bucket, other.bucket)})
-    assert _post(elsewhere, "p/a", b"x").status_code == 403
+    assert _post(http, elsewhere, "p/a", b"x").status_code == 403
     other.close()
     assert list(objects.list("")) == []
 

@@ -244,13 +244,13 @@ def test_a_store_that_is_away_is_not_the_adapters_fault(trained: Trained) -> Non
         replace(trained.service, objects=dead).verify(trained.job, trained.attempt, report)
 
 
-def test_downloads_are_the_verified_bytes(trained: Trained, published: Adapter) -> None:
+def test_downloads_are_the_verified_bytes(trained: Trained, published: Adapter, http: httpx2.Client) -> None:
     service, caller = trained.service, trained.caller
     for id_or_name in (published.adapter_id, published.name):
         assert service.get(caller, id_or_name) == published
     assert service.manifest(caller, published.adapter_id) == published.manifest
     downloads = service.download_urls(caller, published.adapter_id)
-    assert {download.file.name: httpx2.get(download.url).content for download in downloads} == trained.files
+    assert {download.file.name: http.get(download.url).content for download in downloads} == trained.files
     tar = service.open_tar(caller, published.adapter_id)
     data = b"".join(tar.chunks)
     assert len(data) == tar.size_bytes

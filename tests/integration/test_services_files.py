@@ -52,7 +52,7 @@ def _create(files: Files, caller: Caller, data: bytes = GOOD, **options: object)
     return files.create(caller, **values).file_id  # type: ignore[arg-type]
 
 
-def test_a_good_file_is_stored_checked_and_read_back(files: Files, caller: Caller) -> None:
+def test_a_good_file_is_stored_checked_and_read_back(files: Files, caller: Caller, http: httpx2.Client) -> None:
     file_id = _create(files, caller, chunks=[GOOD[:10], b"", GOOD[10:]])
     file = files.get(caller, file_id)
     assert (file.status, file.status_details, file.purpose) == (FileStatus.PROCESSED, None, FilePurpose.FINE_TUNE)
@@ -61,7 +61,7 @@ def test_a_good_file_is_stored_checked_and_read_back(files: Files, caller: Calle
     assert (file.report["rows"], file.report["valid"]) == (3, True)
     shown, chunks = files.content(caller, file_id)
     assert (shown, b"".join(chunks)) == (file, GOOD)
-    answer = httpx2.get(files.presign(caller, file_id))
+    answer = http.get(files.presign(caller, file_id))
     assert answer.content == GOOD
     assert "tickets.jsonl" in answer.headers["content-disposition"]
 
@@ -125,7 +125,7 @@ HOSTILE_NAMES = ["../../etc/passwd", "a\x00b.jsonl", "\u202egpj.exe", "\ud800", 
 HOSTILE_NAMES += [";rm -rf", "%2e%2e/", "ü.jsonl", '"; filename="x', "\r\nX-Evil: 1"]
 
 
-def test_a_hostile_name_is_text_and_no_key(store: Store, objects: Objects) -> None:
+def test_a_hostile_name_is_text_and_no_key(store: Store, objects: Objects, http: httpx2.Client) -> None:
     files = Files(store=store, objects=objects, max_file_bytes=1000, presigned_seconds=60)
     caller = make_caller(store)
     for name in HOSTILE_NAMES:
@@ -134,7 +134,7 @@ def test_a_hostile_name_is_text_and_no_key(store: Store, objects: Objects) -> No
         assert 0 < len(file.filename) <= 255
         assert file.object_key == f"teams/{caller.team_id}/files/{file.file_id}"
         assert [item.key for item in objects.list("")] == [file.object_key]
-        answer = httpx2.get(files.presign(caller, file.file_id))
+        answer = http.get(files.presign(caller, file.file_id))
         assert answer.content == GOOD
         assert "x-evil" not in answer.headers
         objects.delete(file.object_key)

@@ -200,7 +200,9 @@ def test_a_name_that_means_nothing_says_where_it_was_looked_for(models: Models, 
     assert "the hub is not asked here" in caught.value.message
 
 
-def test_a_model_in_the_bucket_is_downloaded_by_presigned_urls(models: Models, admin: Caller, objects: Objects) -> None:
+def test_a_model_in_the_bucket_is_downloaded_by_presigned_urls(
+    models: Models, admin: Caller, objects: Objects, http: httpx2.Client
+) -> None:
     files = make_sharded_files()
     for name, body in files.items():
         objects.put(f"models/smol/{name}", body)
@@ -211,7 +213,7 @@ def test_a_model_in_the_bucket_is_downloaded_by_presigned_urls(models: Models, a
     assert model.facts.total_parameters == PARAMETERS
     source = models.source(model)
     assert source.kind == "s3"
-    fetched = {file.name: httpx2.get(file.url).content for file in source.files}
+    fetched = {file.name: http.get(file.url).content for file in source.files}
     assert fetched == {name: files[name] for name in fetched}
     assert len(fetched) == 6
     for location in ("s3://other/models/smol", f"s3://{objects.bucket}", f"s3://{objects.bucket}/a/../b", "s3://"):

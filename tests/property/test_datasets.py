@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.domain import datasets
@@ -87,17 +87,20 @@ def _check_report(data: bytes, *, chunk_bytes: int) -> None:
     stored.encode()
 
 
+@settings(deadline=None)
 @given(noise, st.integers(1, 50))
 def test_no_bytes_break_it(data: bytes, chunk_bytes: int) -> None:
     _check_report(data, chunk_bytes=chunk_bytes)
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=4))
 def test_no_json_breaks_it(values_of_lines: list[Any]) -> None:
     data = b"\n".join(json.dumps(value).encode() for value in values_of_lines)
     _check_report(data, chunk_bytes=17)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_good_file_is_refused_or_still_good(data: st.DataObject) -> None:
     content = bytearray(b"\n".join([GOOD] * 3))
@@ -106,6 +109,7 @@ def test_a_damaged_good_file_is_refused_or_still_good(data: st.DataObject) -> No
     _check_report(bytes(content), chunk_bytes=64)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_strict_json_accepts_nothing_that_python_refuses(text: str) -> None:
     value, refusal = _parse(text)
@@ -116,6 +120,7 @@ def test_strict_json_accepts_nothing_that_python_refuses(text: str) -> None:
         assert 0 <= refusal.position <= len(text)
 
 
+@settings(deadline=None)
 @given(values)
 def test_strict_json_reads_what_strict_json_writes(value: Any) -> None:
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import safetensors
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -44,12 +44,14 @@ def _check_against_the_library(data: bytes, chunk_bytes: int) -> None:
         assert ours == {name: (v["dtype"], list(v["shape"]), len(v["data"])) for name, v in theirs}
 
 
+@settings(deadline=None)
 @given(headers, st.integers(0, 40), st.integers(1, 64))
 def test_a_made_up_header_is_judged_as_the_library_does(header: dict[str, Any], data_bytes: int, chunk: int) -> None:
     raw = json.dumps(header).encode()
     _check_against_the_library(struct.pack("<Q", len(raw)) + raw + bytes(data_bytes), chunk)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_judged_as_the_library_does(data: st.DataObject) -> None:
     content = bytearray(save({"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float16)}))
@@ -59,6 +61,7 @@ def test_a_damaged_file_is_judged_as_the_library_does(data: st.DataObject) -> No
     _check_against_the_library(bytes(content[:cut] if data.draw(st.booleans()) else content), 16)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_break_it(data: bytes) -> None:
     _check_against_the_library(data, 7)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx2
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -178,6 +179,13 @@ def storage_connection(storage_server: StorageServer) -> Iterator[Objects]:
     opened = storage_server.open_objects("readiness")
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[httpx2.Client]:
+    """For presigned addresses: a client of its own for each request would load certificates each time."""
+    with httpx2.Client(verify=False, trust_env=False) as client:
+        yield client
 
 
 @pytest.fixture
