@@ -50,31 +50,36 @@ class Loop(Generic[Facts, Decision]):
 
 
 class BackOff:
-    """Doubling delays by key; `clock` is monotonic."""
+    """Doubling delays by key, from several threads; `clock` is monotonic."""
 
     def __init__(self, clock: Callable[[], float], longest_seconds: float) -> None:
         self._clock = clock
         self._longest_seconds = longest_seconds
+        self._lock = threading.Lock()
         self._until: dict[str, tuple[float, float]] = {}
 
     def remaining_seconds(self, key: str) -> float:
-        until, _ = self._until.get(key, (0.0, 0.0))
+        with self._lock:
+            until, _ = self._until.get(key, (0.0, 0.0))
         return max(0.0, until - self._clock())
 
     def extend(self, key: str) -> float:
-        _, last = self._until.get(key, (0.0, 0.0))
-        delay = min(self._longest_seconds, max(FIRST_BACK_OFF_SECONDS, 2 * last))
-        self._until[key] = (self._clock() + delay, delay)
+        with self._lock:
+            _, last = self._until.get(key, (0.0, 0.0))
+            delay = min(self._longest_seconds, max(FIRST_BACK_OFF_SECONDS, 2 * last))
+            self._until[key] = (self._clock() + delay, delay)
         return delay
 
     def clear(self, key: str) -> None:
-        self._until.pop(key, None)
+        with self._lock:
+            self._until.pop(key, None)
 
     def forget_old(self) -> None:
         """Drop keys whose delay ended long ago: their subjects are gone."""
         limit = self._clock() - 10 * LONGEST_BACK_OFF_SECONDS
-        for key in [key for key, (until, _) in self._until.items() if until < limit]:
-            del self._until[key]
+        with self._lock:
+            for key in [key for key, (until, _) in self._until.items() if until < limit]:
+                del self._until[key]
 
 
 class Runner(Generic[Facts, Decision]):
@@ -143,13 +148,20 @@ class Runner(Generic[Facts, Decision]):
 
     def _pass(self, pool: ThreadPoolExecutor | None) -> bool:
         try:
-            facts = self._loop.load()
-            self._on_phase(self.name, "loaded")
-            decisions = self._loop.decide(facts)
-            self._on_phase(self.name, "decided")
+            again = self._pass_once(pool)
         except Exception as error:
             self._note_error(error, "")
             return False
+        self._back_off.clear("")
+        self._back_off.forget_old()
+        self._on_phase(self.name, "passed")
+        return again
+
+    def _pass_once(self, pool: ThreadPoolExecutor | None) -> bool:
+        facts = self._loop.load()
+        self._on_phase(self.name, "loaded")
+        decisions = self._loop.decide(facts)
+        self._on_phase(self.name, "decided")
         again = False
         applied = 0
         for decision in decisions:
@@ -164,12 +176,9 @@ class Runner(Generic[Facts, Decision]):
             else:
                 again |= self._apply(decision, subject)
                 self._on_phase(self.name, "applied")
-        self._back_off.clear("")
-        self._back_off.forget_old()
         self._health.note_pass(self.name, applied)
         if applied and pool is None:
             self._wake_others(self._loop.wakes)
-        self._on_phase(self.name, "passed")
         return again
 
     def _take(self, subject: str) -> bool:

@@ -3,10 +3,12 @@
 Invariant: everything in the caller's one transaction, behind the guarded write that moves the cursor.
 """
 
+from datetime import datetime
+
 from orchestrator.domain.artifacts import Checkpoint
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.ids import new_checkpoint_id
-from orchestrator.domain.protocol import CheckpointStored, Metric
+from orchestrator.domain.protocol import CheckpointStored, Entry, Metric
 from orchestrator.domain.states import AttemptState
 from orchestrator.scheduler.sentences import describe_checkpoint, describe_metric
 from orchestrator.scheduler.watching import News, choose_moment
@@ -43,13 +45,23 @@ def store_reports(tx: WriteTx, news: News, *, lease_seconds: float) -> None:
         trained_tokens=progress.trained_tokens if progress else None,
         phase=digest.phase if news.job.cancel_requested_at is None else None,
     )
-    _store_checkpoints(tx, news)
-    total_steps = progress.total_steps if progress else news.job.total_steps
-    for entry in digest.metrics:
-        assert isinstance(entry.report, Metric)
-        said = describe_metric(entry.report, total_steps=total_steps)
+    for entry in sorted((*digest.checkpoints, *digest.metrics), key=lambda entry: entry.seq):
+        _tell(tx, news, entry)
+
+
+def _tell(tx: WriteTx, news: News, entry: Entry) -> None:
+    """The event of a checkpoint, with its row, or of a metric: in the journal's order, however it was cut."""
+    report, job_id = entry.report, news.attempt.job_id
+    if isinstance(report, CheckpointStored):
+        checkpoints.insert_checkpoint(tx, _checkpoint_of(news.attempt, report, entry.at_unix, now=tx.now()))
+        data = {"step": report.step, "attempt": news.attempt.number}
+        events.append_event(tx, job_id, message=describe_checkpoint(report), data=data)
+    elif isinstance(report, Metric):
+        progress = news.digest.progress
+        total_steps = progress.total_steps if progress else news.job.total_steps
+        said = describe_metric(report, total_steps=total_steps)
         if said is not None:
-            events.append_event(tx, attempt.job_id, message=said[0], type="metrics", data=said[1])
+            events.append_event(tx, job_id, message=said[0], type="metrics", data=said[1])
 
 
 def _welcome(tx: WriteTx, attempt: Attempt) -> None:
@@ -59,24 +71,15 @@ def _welcome(tx: WriteTx, attempt: Attempt) -> None:
     events.append_event(tx, attempt.job_id, message=message)
 
 
-def _store_checkpoints(tx: WriteTx, news: News) -> None:
-    attempt = news.attempt
-    for entry in news.digest.checkpoints:
-        report = entry.report
-        assert isinstance(report, CheckpointStored)
-        checkpoints.insert_checkpoint(
-            tx,
-            Checkpoint(
-                checkpoint_id=new_checkpoint_id(),
-                job_id=attempt.job_id,
-                attempt_id=attempt.attempt_id,
-                attempt_number=attempt.number,
-                step=report.step,
-                key_prefix=report.key_prefix,
-                files=report.files,
-                metrics=report.metrics,
-                created_at=choose_moment(entry.at_unix, attempt=attempt, now=tx.now()),
-            ),
-        )
-        data = {"step": report.step, "attempt": attempt.number}
-        events.append_event(tx, attempt.job_id, message=describe_checkpoint(report), data=data)
+def _checkpoint_of(attempt: Attempt, report: CheckpointStored, at_unix: float, *, now: datetime) -> Checkpoint:
+    return Checkpoint(
+        checkpoint_id=new_checkpoint_id(),
+        job_id=attempt.job_id,
+        attempt_id=attempt.attempt_id,
+        attempt_number=attempt.number,
+        step=report.step,
+        key_prefix=report.key_prefix,
+        files=report.files,
+        metrics=report.metrics,
+        created_at=choose_moment(at_unix, attempt=attempt, now=now),
+    )

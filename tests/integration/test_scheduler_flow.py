@@ -80,8 +80,9 @@ def test_events_say_what_happened_with_numbers_and_the_last_is_the_end(rig: Rig)
     messages = _messages(rig, job.job_id)
     assert messages[1] == "Attempt 1 starts on node-a/cpu:0 (cpu) with 1.00 GiB of 8.00 GiB, at $0.4500 an hour."
     assert messages[2].startswith("The worker of attempt 1 on node-a answers, ")
-    assert messages[3] == "Checkpoint at step 2: 1 files, 5 bytes, saved in 0.4 s."
-    assert messages[4] == "Step 1/15: training loss=2.0000"
+    assert messages[3] == "Step 1/15: training loss=2.0000"
+    assert messages[4] == "Step 2/15: training loss=1.0000"
+    assert messages[5] == "Checkpoint at step 2: 1 files, 5 bytes, saved in 0.4 s."
     assert messages[-2].startswith("The adapter ft:smol:team::")
     assert messages[-1] == "The job has succeeded: its adapter is published."
     assert messages[6].startswith(
