@@ -85,6 +85,11 @@ class ApiServer:
             assert not self._thread.is_alive(), "the API did not stop"
             self.server = None
 
+    def restart(self) -> None:
+        """Another app on the same port, as a new process would bring it up."""
+        self.app = create_app(self.settings, self.services)
+        self.start()
+
     def step(self, *loops: str) -> None:
         """One pass of each loop (of all, in order, by default). A programming error fails the test."""
         for name in loops or tuple(self.plane.runners):

@@ -24,11 +24,11 @@ class Trainer:
 
     def __init__(self, server: ApiServer, job_id: str) -> None:
         self._server = server
-        self._job_id = job_id
+        self.job_id = job_id
 
     @property
     def attempt(self) -> Attempt:
-        return self._server.services.jobs.attempts(self._server.admin, self._job_id)[-1]
+        return self._server.services.jobs.attempts(self._server.admin, self.job_id)[-1]
 
     def begin(self) -> None:
         """Let the loops validate, place and launch the job."""
@@ -40,7 +40,7 @@ class Trainer:
         self._server.launcher.worker(self.attempt.attempt_id).report(*reports)
 
     def train(self, first_step: int, last_step: int) -> None:
-        job = self._server.services.jobs.get(self._server.admin, self._job_id)
+        job = self._server.services.jobs.get(self._server.admin, self.job_id)
         assert job.total_steps is not None
         self.report(*training_reports(first_step, last_step, total_steps=job.total_steps))
         self._server.step()
@@ -53,7 +53,7 @@ class Trainer:
 
     def succeed(self) -> None:
         """Train what is left, upload the adapter, and let the loops publish it."""
-        job = self._server.services.jobs.get(self._server.admin, self._job_id)
+        job = self._server.services.jobs.get(self._server.admin, self.job_id)
         assert job.plan is not None
         assert job.total_steps is not None
         model = self._server.services.models.get(self._server.admin, job.model_name)
