@@ -1,6 +1,7 @@
 """What becomes of the job when an attempt ends: one pure decision, taken in the transaction that ends the attempt.
 
-A cancel beats everything but a success that was already published; an interruption is not a failure.
+A cancel beats everything but a success that was already published; an interruption is not a failure. So an attempt is
+ended as succeeded only by the publisher, in the transaction in which it saw, under the job's lock, no wish to cancel.
 """
 
 from dataclasses import dataclass

@@ -168,6 +168,8 @@ def _check_init(spec: JobShape) -> None:
     init, quantization = spec.lora.init, spec.quantization.type
     if init == "loftq" and quantization not in {"nf4", "fp4"}:
         raise InvalidRequestError("lora.init 'loftq' needs quantization.type 'nf4' or 'fp4'", param="lora.init")
+    if init == "loftq" and spec.lora.use_dora:
+        raise InvalidRequestError("lora.init 'loftq' and lora.use_dora exclude each other", param="lora.init")
     if init in INITS_OF_16_BIT and quantization != "none":
         raise InvalidRequestError(f"lora.init {init!r} needs quantization.type 'none'", param="lora.init")
 

@@ -76,6 +76,7 @@ def test_the_batch_is_always_its_parts(batch: Any, micro: Any, accumulation: Any
         ({"lora": {"init": "pissa"}, "quantization": {"type": "nf4"}}, "lora.init"),
         ({"lora": {"init": "olora"}, "quantization": {"type": "int8"}}, "lora.init"),
         ({"lora": {"init": "loftq"}}, "lora.init"),
+        ({"lora": {"init": "loftq", "use_dora": True}, "quantization": {"type": "nf4"}}, "lora.init"),
         ({"learning_rate_multiplier": 1e6}, "method.supervised.hyperparameters.learning_rate_multiplier"),
         ({"learning_rate_multiplier": 5e-324}, "method.supervised.hyperparameters.learning_rate_multiplier"),
     ],
