@@ -1,5 +1,6 @@
 """The HTTP server process: uvicorn, told to end open streams before it waits for requests to finish."""
 
+import signal
 from types import FrameType
 
 import uvicorn
@@ -17,8 +18,9 @@ class Server(uvicorn.Server):
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Uvicorn's own would raise the signal again when all is done, and so skip what comes after `run`."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
         self.stop()
-        super().handle_exit(sig, frame)
 
     def stop(self) -> None:
         """Ask the server to end; safe from any thread."""

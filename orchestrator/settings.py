@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     presigned_seconds: int = Field(default=900, ge=60, le=86_400)
 
     api_host: str = "127.0.0.1"
-    api_port: int = Field(default=8080, ge=1, le=65_535)
+    api_port: int = Field(default=8080, ge=0, le=65_535)
+    """0 takes a free port, which the log names."""
     allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     """Host headers that are answered; others get 400, which defeats DNS rebinding. '*' allows all."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
