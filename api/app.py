@@ -95,6 +95,8 @@ def describe_app() -> FastAPI:
         summary="Self-hosted LoRA and QLoRA fine-tuning for teams that share a pool of GPUs",
         description=DESCRIPTION,
         openapi_tags=TAGS,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

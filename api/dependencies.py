@@ -92,7 +92,7 @@ Order = Annotated[Literal["asc", "desc"], Query(description="By the moment of cr
 PageLimit = Annotated[int, Query(ge=1, le=100, description="The most items that the page may have.")]
 FileLimit = Annotated[int, Query(ge=1, le=10_000, description="The most items that the page may have.")]
 LineLimit = Annotated[int, Query(ge=1, le=1000, description="The most items that the page may have.")]
-Id = Annotated[str, Path(max_length=512)]
+Id = Annotated[str, Path(max_length=512, description="The object's id.")]
 ModelName = Annotated[str, Path(max_length=1024, description="A model's name; slashes may be raw or encoded.")]
 
 

@@ -33,7 +33,7 @@ Level = Annotated[Literal["info", "warn", "error"] | None, Query(description="On
     responses=failures(400, 404) | page_or_stream(ListPage[EventOut]),
     summary="List or follow a job's events",
 )
-def list_events(
+def list_job_events(
     request: Request, job: Follow, cursor: StreamCursor, limit: PageLimit = 20, order: Order = "desc"
 ) -> ListPage[EventOut] | Response:
     """Newest first, unless `order=asc`. A stream begins with the oldest, or behind Last-Event-ID."""
@@ -49,7 +49,7 @@ def list_events(
     responses=failures(400, 404) | page_or_stream(ListPage[LogOut]),
     summary="List or follow a job's log",
 )
-def list_logs(
+def list_job_logs(
     request: Request,
     job: Follow,
     cursor: StreamCursor,
@@ -73,7 +73,7 @@ def list_logs(
     responses=failures(400, 404) | page_or_stream(ListPage[MetricOut]),
     summary="List or follow a job's metrics",
 )
-def list_metrics(
+def list_job_metrics(
     request: Request, job: Follow, cursor: StreamCursor, limit: LineLimit = 100
 ) -> ListPage[MetricOut] | Response:
     """The figures of each step, oldest first."""
@@ -84,7 +84,7 @@ def list_metrics(
 
 
 @router.get("/checkpoints", responses=failures(400, 404), summary="List a job's checkpoints")
-def list_checkpoints(
+def list_job_checkpoints(
     job_id: Id, caller: Reader, jobs: Jobs, after: After = None, limit: PageLimit = 10
 ) -> ListPage[CheckpointOut]:
     """Complete and stored ones, newest first."""
@@ -95,11 +95,11 @@ def list_checkpoints(
 
 
 @router.get("/attempts", responses=failures(404), summary="List a job's attempts")
-def list_attempts(job_id: Id, caller: Reader, jobs: Jobs) -> ListPage[AttemptOut]:
+def list_job_attempts(job_id: Id, caller: Reader, jobs: Jobs) -> ListPage[AttemptOut]:
     """Every execution, the first one first, with what it measured and why it ended."""
     return list_page([AttemptOut.of(attempt) for attempt in jobs.attempts(caller, job_id)], has_more=False)
 
 
 @router.get("/cost", responses=failures(404), summary="Show a job's bill")
-def get_cost(job_id: Id, caller: Reader, costs: Costs) -> JobCostOut:
+def get_job_cost(job_id: Id, caller: Reader, costs: Costs) -> JobCostOut:
     return JobCostOut.of(job_id, costs.of_job(caller, job_id))

@@ -30,13 +30,13 @@ def get_adapter(adapter_id: Id, caller: Reader, adapters: Adapters) -> AdapterOu
 
 
 @router.get("/{adapter_id}/manifest", responses=failures(404), summary="Show an adapter's manifest")
-def get_manifest(adapter_id: Id, caller: Reader, adapters: Adapters) -> dict[str, Any]:
+def get_adapter_manifest(adapter_id: Id, caller: Reader, adapters: Adapters) -> dict[str, Any]:
     """Base model and revision, hashes of data and template, the whole spec and plan, checksums, final metrics."""
     return adapters.manifest(caller, adapter_id)
 
 
 @router.get("/{adapter_id}/files", responses=failures(404), summary="List an adapter's files with download addresses")
-def list_files(adapter_id: Id, caller: Reader, adapters: Adapters) -> AdapterDownloads:
+def list_adapter_files(adapter_id: Id, caller: Reader, adapters: Adapters) -> AdapterDownloads:
     """The addresses lead straight to the object store, need no key, and expire."""
     downloads = [AdapterDownload.of(found) for found in adapters.download_urls(caller, adapter_id)]
     return AdapterDownloads(
@@ -50,7 +50,7 @@ def list_files(adapter_id: Id, caller: Reader, adapters: Adapters) -> AdapterDow
     response_class=Response,
     summary="Download an adapter as one archive",
 )
-def get_tar(adapter_id: Id, caller: Reader, adapters: Adapters) -> Response:
+def get_adapter_tar(adapter_id: Id, caller: Reader, adapters: Adapters) -> Response:
     """An uncompressed tar. It breaks off when a file is not what was verified, so a whole one is right."""
     tar = adapters.open_tar(caller, adapter_id)
     name = f"{tar.adapter.adapter_id}.tar"

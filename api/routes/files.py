@@ -1,8 +1,9 @@
 """Files: data sets come in as a stream, data sets and results go out as one."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from api.dependencies import After, FileLimit, Files, Id, Order, Reader, Writer
@@ -43,7 +44,7 @@ async def create_file(request: Request, caller: Writer, files: Files) -> FileOut
 def list_files(
     caller: Reader,
     files: Files,
-    purpose: str | None = None,
+    purpose: Annotated[str | None, Query(description="Only files of this purpose.")] = None,
     after: After = None,
     limit: FileLimit = 10_000,
     order: Order = "desc",

@@ -53,8 +53,11 @@ class FileForm(Wire):
     file: Annotated[str, Field(json_schema_extra={"format": "binary"})]
     """JSON Lines: one training example a line."""
     purpose: Literal["fine-tune"]
+    """What the file is for."""
     expires_after_anchor: Annotated[Literal["created_at"] | None, Field(alias=ANCHOR_FIELD)] = None
+    """From when on the seconds count."""
     expires_after_seconds: Annotated[int | None, Field(alias=SECONDS_FIELD, ge=3600, le=2_592_000)] = None
+    """When the file is deleted by itself; never, when it is left out."""
 
 
 def read_purpose(fields: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ A request may give null for any field at its top level and inside `method`: it m
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.schemas.wire import Identified, Money, Wire, find_unix, unix, usd
@@ -30,6 +30,15 @@ from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.services.jobs import JobExtras
 
 Shape = TypeVar("Shape", bound=JobShape)
+EXAMPLE = {
+    "model": "SmolLM2-135M-Instruct",
+    "training_file": "file-0199a7c4d0b87c9ab4d1f3f0a2c6e7d8",
+    "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
+    "suffix": "support",
+    "quantization": {"type": "nf4"},
+    "lora": {"r": 16},
+    "max_cost_usd": "2.50",
+}
 METHODS_TO_COME = frozenset({"dpo", "reinforcement"})
 
 
@@ -93,12 +102,16 @@ class AskedShape(JobShape):
 class JobCreate(AskedShape, JobSpec):
     """What to train. `model` and `training_file` are enough; everything else has a sensible 'auto'."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
     def to_spec(self) -> JobSpec:
         return self.spec_as(JobSpec)
 
 
 class EstimateCreate(AskedShape, EstimateSpec):
     """A job to be estimated: as it would be submitted, or with its rows described instead of a file."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "SmolLM2-135M-Instruct", "rows": 150}]})
 
     def to_spec(self) -> EstimateSpec:
         return self.spec_as(EstimateSpec)

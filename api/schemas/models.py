@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.schemas.wire import Asked, Identified, Wire, unix
 from orchestrator.domain.artifacts import Adapter
@@ -49,7 +49,12 @@ class ModelDeletedOut(Wire):
 class BaseModelCreate(Asked):
     """Register a base model under a name of the pool's own."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "smol", "location": "HuggingFaceTB/SmolLM2-135M-Instruct"}]}
+    )
+
     name: Annotated[str, Field(min_length=1, max_length=256)]
+    """What jobs will call it."""
     location: Annotated[str, Field(min_length=1, max_length=1024)]
     """A folder below an allowed root, an s3:// prefix, or a hub id."""
 

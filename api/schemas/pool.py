@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.schemas.wire import Asked, Identified, Wire, unix, usd
 from orchestrator.domain.pool import DeviceUse, Price
@@ -76,7 +76,10 @@ class PoolOut(Wire):
 class PriceCreate(Asked):
     """A new price; it holds for attempts that start after it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"device_type": "cpu", "usd_per_hour": "0.10"}]})
+
     device_type: Annotated[str, Field(min_length=1, max_length=128)]
+    """As GET /v1/pool names it; one that the pool does not have yet is taken too."""
     usd_per_hour: Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
     """For the whole device; a job pays for the share that it reserves."""
 

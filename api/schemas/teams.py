@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.schemas.wire import Asked, Identified, Wire, find_unix, unix
 from orchestrator.domain.teams import ApiKey, Role, Team
 
 
 class TeamCreate(Asked):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "research"}]})
+
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Lower case letters, digits and dashes, because it goes into the names of the team's fine-tuned models."""
 
@@ -24,12 +26,16 @@ class TeamOut(Identified):
 
 
 class KeyCreate(Asked):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "CI", "role": "member", "team": "research"}]})
+
     name: Annotated[str, Field(min_length=1, max_length=128)]
+    """What the key is for."""
     role: Role = Role.MEMBER
     """viewer reads; member also submits and cancels; admin also runs the pool, over all teams."""
     team: str | None = None
     """The team's name or id; the caller's own team when left out."""
     expires_in_seconds: Annotated[int, Field(ge=60, le=10 * 366 * 86_400)] | None = None
+    """Never, when it is left out."""
 
 
 class KeyOut(Identified):

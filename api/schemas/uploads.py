@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from api.schemas.files import FileOut
 from api.schemas.wire import Asked, Wire, unix
@@ -10,19 +10,33 @@ from orchestrator.domain.artifacts import File, Upload, UploadPart
 
 
 class ExpiresAfter(Asked):
+    """When the file is deleted by itself."""
+
     anchor: Literal["created_at"]
+    """From when on the seconds count."""
     seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
+    """One hour to 30 days."""
 
 
 class UploadCreate(Asked):
     """Announce a file; its parts follow."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"bytes": 1048576, "filename": "t.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}]
+        }
+    )
+
     bytes: Annotated[int, Field(ge=1)]
     """The size of the whole file; the parts must sum up to it."""
     filename: Annotated[str, Field(min_length=1, max_length=512)]
+    """Shown, and nothing else."""
     mime_type: Annotated[str, Field(max_length=128)]
+    """Kept, and not judged by."""
     purpose: str
+    """fine-tune."""
     expires_after: ExpiresAfter | None = None
+    """Never, when it is left out."""
 
     @property
     def expires_after_seconds(self) -> int | None:
@@ -30,6 +44,8 @@ class UploadCreate(Asked):
 
 
 class UploadComplete(Asked):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"part_ids": ["part_0199a7c4", "part_0199a7c5"]}]})
+
     part_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)]
     """The parts in the order in which they make the file."""
     md5: Annotated[str, Field(pattern="^[0-9a-fA-F]{32}$")] | None = None
