@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -59,8 +59,9 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
         _print_plain(console, columns, [[str(cell) for cell in row] for row in listed])
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1), pad_edge=False, show_edge=False)
-    for name in columns:
-        table.add_column(name.strip(), justify="right" if name.endswith(" ") else "left", overflow="fold")
+    for index, name in enumerate(columns):
+        justify: JustifyMethod = "right" if name.endswith(" ") else "left"
+        table.add_column(name.strip(), justify=justify, overflow="fold", no_wrap=index == 0)
     for row in listed:
         table.add_row(*row)
     console.print(table)

@@ -16,6 +16,7 @@ from api.stack.up import Options
 POLL_SECONDS = 0.1
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0
+FIRST_WORD_SECONDS = 10.0
 _started: dict[int, subprocess.Popen[bytes]] = {}
 """Stacks that this process started and has not seen end: their exit is collected by `stop`."""
 
@@ -72,9 +73,20 @@ def _wait_ready(
     raise StackError(f"the stack was not ready after {START_SECONDS:.0f} s; see {folder.logs}")
 
 
+def _find_running(folder: DataFolder) -> StackStatus | None:
+    """The status of the stack of a folder. One that has only just begun is given a moment to tell who it is."""
+    deadline = time.monotonic() + FIRST_WORD_SECONDS
+    while is_locked(folder) and time.monotonic() < deadline:
+        status = find_status(folder)
+        if status is not None:
+            return status
+        time.sleep(POLL_SECONDS)
+    return None
+
+
 def stop(folder: DataFolder) -> StackStatus | None:
     """End the stack of a folder and wait until nothing of it runs; None when none ran."""
-    status = find_status(folder)
+    status = _find_running(folder)
     if status is None:
         return None
     os.kill(status.pid, signal.SIGTERM)

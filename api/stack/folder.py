@@ -102,6 +102,15 @@ def is_locked(folder: DataFolder) -> bool:
     return False
 
 
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process of this user has the file open now."""
+    handles = Path(f"/proc/{pid}/fd")
+    try:
+        return any(os.readlink(handle) == str(path.resolve()) for handle in handles.iterdir())
+    except OSError:
+        return False
+
+
 def _already_running(folder: DataFolder) -> str:
     state = read_json(folder.state_file)
     where = f" (process {state['pid']}, {state['url']})" if state.get("pid") and state.get("url") else ""

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from api.stack.folder import DataFolder, is_locked, read_json, write_private
+from api.stack.folder import DataFolder, has_open, is_locked, read_json, write_private
 
 Phase = Literal["starting", "ready", "degraded", "stopping", "stopped", "failed"]
 
@@ -40,11 +40,12 @@ def write_status(folder: DataFolder, status: StackStatus) -> None:
 
 
 def find_status(folder: DataFolder) -> StackStatus | None:
-    """The status of the stack that runs on the folder now; None when none does.
+    """The status of the stack that runs on the folder now; None when none does, or when it has not told one yet.
 
-    A file that says otherwise is what a killed stack left.
+    A file that says otherwise is what a killed stack left; the number of its process may be another program's by now.
     """
-    return _parse(read_json(folder.state_file)) if is_locked(folder) else None
+    status = _parse(read_json(folder.state_file)) if is_locked(folder) else None
+    return status if status is not None and has_open(status.pid, folder.lock_file) else None
 
 
 def find_last_status(folder: DataFolder) -> StackStatus | None:

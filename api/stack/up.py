@@ -64,6 +64,8 @@ class Stack:
             lock.release()
 
     def _run_locked(self, folder: DataFolder, claims: Claims) -> None:
+        first = StackStatus(phase="starting", pid=os.getpid(), url="", started_at=self._started_at, parts=(), ports={})
+        write_status(folder, first)
         secrets = load_secrets(folder)
         mark = processes.mark_of(secrets.stack_id, folder.root)
         processes.kill_leftovers(mark)

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,12 +80,14 @@ def test_one_stack_at_a_time_holds_the_lock(folder: DataFolder) -> None:
 
 def test_a_status_counts_only_while_the_lock_is_held(folder: DataFolder) -> None:
     part = PartStatus(name="api", state="ready", pid=5, restarts=1, cause="")
-    status = StackStatus(phase="ready", pid=4, url="u", started_at=7, parts=(part,), ports={"api": 1})
+    status = StackStatus(phase="ready", pid=os.getpid(), url="u", started_at=7, parts=(part,), ports={"api": 1})
     write_status(folder, status)
     assert find_status(folder) is None
     assert find_last_status(folder) == status
     lock = Lock(folder)
     assert find_status(folder) == status
+    write_status(folder, replace(status, pid=os.getppid()))
+    assert find_status(folder) is None
     lock.release()
 
 
