@@ -6,7 +6,7 @@ from api.dependencies import Estimates, Reader
 from api.openapi import failures
 from api.requests import JsonRoute
 from api.schemas.estimates import EstimateOut
-from api.schemas.jobs import EstimateCreate
+from api.schemas.submissions import EstimateCreate
 
 router = APIRouter(prefix="/v1/estimates", tags=["Estimates"], route_class=JsonRoute)
 

@@ -5,7 +5,8 @@ from fastapi import APIRouter
 from api.dependencies import After, Id, Jobs, MetadataFilter, PageLimit, Reader, Repeats, Writer
 from api.openapi import failures
 from api.requests import JsonRoute
-from api.schemas.jobs import JobCreate, JobOut
+from api.schemas.jobs import JobOut
+from api.schemas.submissions import JobCreate
 from api.schemas.wire import ListPage, list_page
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.teams import Caller

@@ -13,7 +13,7 @@ from api.errors import STATUS, find_status, install_handlers
 from api.metrics import HttpMetrics
 from api.middleware import RequestContext
 from api.requests import JsonRoute
-from api.schemas.jobs import JobCreate
+from api.schemas.submissions import JobCreate
 from orchestrator.domain import errors
 from orchestrator.domain.errors import TunepoolError
 from orchestrator.settings import Settings
