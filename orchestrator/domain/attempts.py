@@ -14,8 +14,8 @@ class Attempt:
     """`cursor` is the last journal entry that was taken over; `lease_token` fences every write.
 
     Billing runs from `started_at` (the launch) to `ended_at`; the rate is frozen at creation. The device stays
-    occupied until `released_at`, which is set only on proof that the processes are gone. `result` is what the worker said
-    when it succeeded: it is stored with the move to verifying, so that publishing can be done again after a crash.
+    occupied until `released_at`, which is set only on proof that the processes are gone. `result` is what the worker
+    said when it succeeded: stored with the move to verifying, so that publishing can be done again after a crash.
     """
 
     attempt_id: str
