@@ -118,7 +118,7 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     app.state.upload_limiter = CapacityLimiter(upload_threads(settings))
     app.state.registry = CollectorRegistry()
     app.state.registry.register(PoolCollector(services.health.measure))
-    app.add_middleware(Authentication, authenticate=services.keys.authenticate)
+    app.add_middleware(Authentication, keys=services.keys)
     app.add_middleware(HostCheck, allowed_hosts=settings.allowed_hosts)
     app.state.http_metrics = HttpMetrics(app.state.registry)
     app.add_middleware(RequestContext, metrics=app.state.http_metrics)

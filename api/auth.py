@@ -3,7 +3,7 @@
 It stands before the router, so an address is closed until it is named here; a test walks every route.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 from anyio import to_thread
 from starlette.datastructures import Headers
@@ -16,15 +16,23 @@ from orchestrator.domain.teams import Caller, Role
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 MAX_KEY_CHARACTERS = 512
 
-Authenticate = Callable[[str], Caller]
+
+class Keys(Protocol):
+    def recall(self, secret: str) -> Caller | None:
+        """The caller when it is known without waiting."""
+        ...
+
+    def authenticate(self, secret: str) -> Caller:
+        """May block, so it runs in a thread. Raises UnauthenticatedError."""
+        ...
 
 
 class Authentication:
-    """Puts the Caller into the request's state, or answers 401. `authenticate` may block: it runs in a thread."""
+    """Puts the Caller into the request's state, or answers 401."""
 
-    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app = app
-        self.authenticate = authenticate
+        self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in PUBLIC_PATHS):
@@ -35,7 +43,10 @@ class Authentication:
             return
         headers = Headers(scope=scope)
         try:
-            caller = await to_thread.run_sync(self.authenticate, read_secret(headers.get("authorization")))
+            secret = read_secret(headers.get("authorization"))
+            caller = self.keys.recall(secret)
+            if caller is None:
+                caller = await to_thread.run_sync(self.keys.authenticate, secret)
             check_organization(caller, headers)
         except TunepoolError as error:
             await error_response(error, request_id=scope["state"]["request_id"])(scope, receive, send)

@@ -143,14 +143,16 @@ class Jobs:
             return jobs.list_jobs(tx, wanted, limit=limit, after=after)
 
     def describe(self, caller: Caller, found: Sequence[Job]) -> dict[str, JobExtras]:
-        """What is shown with jobs that the caller was given, by job id."""
+        """What is shown with jobs that the caller was given, by job id. New jobs of one's own need no look-up."""
+        tried = {job.job_id for job in found if job.attempts}
+        if not tried and all(job.team_id == caller.team_id for job in found):
+            return {job.job_id: _without_attempts(caller.team_name) for job in found}
         with self.store.read() as tx:
             now = tx.now()
             names = {team.team_id: team.name for team in teams.list_teams(tx)}
-            job_ids = {job.job_id for job in found}
-            sums = ledger.sum_by_job(tx, job_ids)
-            published = adapters.list_adapters_of(tx, job_ids)
-            newest = {job_id: tried[-1] for job_id in job_ids if (tried := attempts.list_attempts(tx, job_id))}
+            sums = ledger.sum_by_job(tx, tried)
+            published = adapters.list_adapters_of(tx, tried)
+            newest = attempts.list_newest_of(tx, tried)
         return {
             job.job_id: JobExtras(
                 team_name=names[job.team_id],
@@ -269,6 +271,10 @@ class Jobs:
     def bill(self, caller: Caller, job_id: str) -> Bill:
         with self.store.read() as tx:
             return read_bill(tx, jobs.get_job(tx, job_id, caller.visible_team_id))
+
+
+def _without_attempts(team_name: str) -> JobExtras:
+    return JobExtras(team_name=team_name, billed_usd_micros=0, lost_usd_micros=0, adapter=None, attempt=None)
 
 
 def _smallest(spec: JobSpec, plan: TrainingPlan) -> TrainingPlan:

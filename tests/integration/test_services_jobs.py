@@ -258,7 +258,8 @@ def test_pause_and_resume_of_a_running_job(world: World) -> None:
 def test_jobs_are_described_with_what_lives_elsewhere(world: World) -> None:
     idle, busy = world.submit(), world.submit()
     world.start(busy)
-    extras = world.service.describe(world.caller, [idle, busy])
+    found = [world.service.get(world.caller, job.job_id) for job in (idle, busy)]
+    extras = world.service.describe(world.caller, found)
     assert extras[idle.job_id].attempt is None
     assert extras[idle.job_id].team_name == "vision"
     assert extras[busy.job_id].attempt is not None

@@ -67,7 +67,8 @@ class ApiServer:
 
     def start(self) -> None:
         """Begin to answer; on the same port again after `stop`."""
-        listener = socket.socket()
+        # Named TCP, so that asyncio turns off Nagle's algorithm on what it accepts.
+        listener = socket.socket(proto=socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
