@@ -97,7 +97,7 @@ class Jobs:
                 tx, job.job_id, message=f"The job is created; its files are checked against {model.name}."
             )
             claim.record(tx, job.job_id)
-            return jobs.get_job(tx, job.job_id)
+            return job
 
     def _find_first(self, caller: Caller, repeat: Repeat) -> Job | None:
         """A repeat is answered from the first one's job alone: its model may be gone by now, or slow to ask for."""
