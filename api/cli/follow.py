@@ -189,7 +189,8 @@ def follow_job(client: Tunepool, job_id: str, view: View, *, poll_seconds: float
                 job = client.jobs.get(job_id)
                 for event in client.jobs.events(job_id, after=last_event):
                     last_event = event.id
-                    view.event(event)
+                    if event.type != "metrics":  # figures are in the bar
+                        view.event(event)
                 for point in client.jobs.metrics(job_id, after=last_metric):
                     last_metric = point.id
                     outlook.add(point)

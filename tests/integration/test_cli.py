@@ -69,6 +69,7 @@ def serve_followed(api: StubApi, *statuses: str) -> None:
     api.on("GET", f"{JOBS}/ftjob-1", *[as_json(a_job(status=status)) for status in statuses])
     event = {"created_at": 1, "level": "info"}
     events = [{"id": f"e{n}", "message": f"event {n}", **event} for n in (1, 2)]
+    events.append({"id": "e3", "message": "Step 3/6: a figure", "type": "metrics", **event})
     api.on("GET", f"{JOBS}/ftjob-1/events", as_list(*events), as_list())
     metric = {"attempt": 1, "values": {"train_loss": 2.5, "tokens_per_second": 150.0}}
     api.on("GET", f"{JOBS}/ftjob-1/metrics", as_list({"id": "ftmetric-1", "at": 1.0, "step": 3, **metric}), as_list())
@@ -128,6 +129,7 @@ def test_a_followed_job_decides_the_exit_code(
     assert done.code == code
     for words in ("event 1", "event 2", "step 3/6  loss 2.500  150 tok/s", "$0.001234", end):
         assert words in done.out
+    assert "a figure" not in done.out
 
 
 def test_following_as_json_prints_the_end_only(api: StubApi, tunepool: Tunepool) -> None:
