@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from api.auth import Authentication
 from api.errors import install_handlers
+from api.feeds import EncodedRows
 from api.metrics import HttpMetrics, PoolCollector
 from api.middleware import HostCheck, RequestContext
 from api.openapi import cached_document
@@ -115,6 +116,7 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     app.state.settings = settings
     app.state.services = services
     app.state.streams = OpenStreams()
+    app.state.encoded_rows = EncodedRows()
     app.state.upload_limiter = CapacityLimiter(upload_threads(settings))
     app.state.registry = CollectorRegistry()
     app.state.registry.register(PoolCollector(services.health.measure))

@@ -16,7 +16,8 @@ from orchestrator.domain.teams import Caller
 from orchestrator.services.jobs import Jobs
 from orchestrator.services.tail import Kind, Tail
 
-LOGS, METRICS, EVENTS = "log", "metric", "event"
+KEPT_ROWS = 4096
+"""Twice the tail's window. A line has at most 8 KiB, so this is 32 MiB at the very worst."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,49 @@ class Followed:
     tail: Tail
 
 
+@dataclass(frozen=True)
+class Look:
+    """How rows of one kind go out: the event's name, the row's id, and the object that pages show too."""
+
+    event: str
+    name: Callable[[Any], str]
+    shape: Callable[[Any], Identified]
+
+
+LOGS = Look("log", lambda row: f"{LOG_ID}{row.log_id}", LogOut.of)
+METRICS = Look("metric", lambda row: f"{METRIC_ID}{row.metric_id}", MetricOut.of)
+EVENTS = Look("event", lambda row: str(row.event_id), EventOut.of)
+
+
+class EncodedRows:
+    """The newest rows as they go out: hundreds may follow one job, and a row looks the same to all of them."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, bytes] = {}
+
+    def encode(self, look: Look, row: Any) -> bytes:
+        """Called on the event loop only, so no lock is needed."""
+        name = look.name(row)
+        known = self._rows.get(name)
+        if known is None:
+            if len(self._rows) >= KEPT_ROWS:
+                self._rows.clear()
+            known = self._rows[name] = encode_row(look.event, name, look.shape(row).model_dump_json())
+        return known
+
+
 def stream_logs(request: Request, job: Followed, after: str | None, keep: Callable[[Any], bool]) -> EventStream:
     """`keep` chooses among the lines; what is left out still moves the cursor."""
     job.jobs.get(job.caller, job.job_id)
+    rows: EncodedRows = request.app.state.encoded_rows
     cursor = read_cursor(after, LOG_ID)
-    encode = partial(_encode, LOGS, LogOut.of)
-    return _open(request, job, "logs", cursor, lambda row: encode(row) if keep(row) else b"")
+    return _open(request, job, "logs", cursor, lambda row: rows.encode(LOGS, row) if keep(row) else b"")
 
 
 def stream_metrics(request: Request, job: Followed, after: str | None) -> EventStream:
     job.jobs.get(job.caller, job.job_id)
-    return _open(request, job, "metrics", read_cursor(after, METRIC_ID), partial(_encode, METRICS, MetricOut.of))
+    rows: EncodedRows = request.app.state.encoded_rows
+    return _open(request, job, "metrics", read_cursor(after, METRIC_ID), partial(rows.encode, METRICS))
 
 
 def stream_events(request: Request, job: Followed, after: str | None) -> EventStream:
@@ -49,7 +82,8 @@ def stream_events(request: Request, job: Followed, after: str | None) -> EventSt
         cursor = 0 if after is None else job.jobs.event_cursor(job.caller, job.job_id, after)
     except NotFoundError:
         raise InvalidRequestError(f"after: no such event of this job: {after!r}", param="after") from None
-    return _open(request, job, "events", cursor, partial(_encode, EVENTS, EventOut.of))
+    rows: EncodedRows = request.app.state.encoded_rows
+    return _open(request, job, "events", cursor, partial(rows.encode, EVENTS))
 
 
 def _open(request: Request, job: Followed, kind: Kind, after: int, encode: Callable[[Any], bytes]) -> EventStream:
@@ -63,8 +97,3 @@ def _open(request: Request, job: Followed, kind: Kind, after: int, encode: Calla
         encode_end=end,
     )
     return EventStream(feed, request.app.state.streams)
-
-
-def _encode(event: str, shape: Callable[[Any], Identified], row: Any) -> bytes:
-    shown = shape(row)
-    return encode_row(event, shown.id, shown.model_dump_json())

@@ -31,7 +31,10 @@ class Batch(Protocol):
 
 
 class Follower(Protocol):
-    """A cursor over one job's rows. `take` may block; it returns the next rows, and `done` when none can follow."""
+    """A cursor over one job's rows. `take` may block; it returns the next rows, and `done` when none can follow.
+    `take_ready` does the same from memory, or returns None."""
+
+    def take_ready(self, limit: int) -> Batch | None: ...
 
     def take(self, limit: int) -> Batch: ...
 
@@ -129,7 +132,9 @@ class EventStream(EventSourceResponse):
         yield format_sse_event(retry=RECONNECT_MS)
         while not self._streams.closing:
             bell.silence()
-            batch = await to_thread.run_sync(follower.take, ROWS_PER_READ)
+            batch = follower.take_ready(ROWS_PER_READ)
+            if batch is None:
+                batch = await to_thread.run_sync(follower.take, ROWS_PER_READ)
             if batch.items:
                 yield b"".join(map(self._feed.encode, batch.items))
             elif batch.done:

@@ -12,7 +12,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
 
@@ -37,6 +37,9 @@ class Batch:
 
     items: tuple[Row, ...]
     done: bool
+
+
+Found = TypeVar("Found", Batch, Batch | None)
 
 
 def cursor_of(row: Row) -> int:
@@ -74,11 +77,18 @@ class Follower:
     def __init__(self, tail: "Tail", channel: _Channel, after: int, wake: Wake) -> None:
         self._tail, self._channel, self._after, self._wake = tail, channel, after, wake
 
+    def take_ready(self, limit: int) -> Batch | None:
+        """As `take`, from memory and without waiting; None when only the database has what comes next."""
+        return self._advance(self._tail.read_window(self._channel, self._after, limit))
+
     def take(self, limit: int) -> Batch:
-        batch = self._tail.read_window(self._channel, self._after, limit)
+        batch = self.take_ready(limit)
         if batch is None:
-            batch = self._tail.read_database(self._channel, self._after, limit)
-        if batch.items:
+            batch = self._advance(self._tail.read_database(self._channel, self._after, limit))
+        return batch
+
+    def _advance(self, batch: Found) -> Found:
+        if batch is not None and batch.items:
             self._after = cursor_of(batch.items[-1])
         return batch
 
