@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # nothing is compiled; bitsandbytes would load the compiler, a second of the start
 }
 QUIET_LOGGERS = ("httpx2", "httpcore2", "bitsandbytes", "transformers", "datasets", "accelerate", "filelock")
 """Shown from warnings up, or errors: the HTTP client logs addresses, and those are secrets here."""

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from orchestrator.domain.protocol import DeviceGrant
 from tests.support.training import make_plan, make_rows, write_rows
 from workers.builders.data import Collator, build_dataset, build_packed_dataset, choose_bins, load_rows
+from workers.builders.loss import can_compute_directly, compute_labelled_loss
 from workers.builders.model import check_plan
 from workers.builders.optimizer import optimizer_arguments
 from workers.builders.rows import IGNORED_LABEL
@@ -75,6 +76,33 @@ def test_packing_changes_no_loss(tiny_model: Path, tmp_path: Path) -> None:
 
     alone = sum(summed([example]) for example in build_dataset(rows))
     assert summed(list(packed)) == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_loss_of_the_labelled_positions_is_the_models_own(tiny_model: Path, tmp_path: Path, packed: bool) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    rows = load_rows(write_rows(tmp_path / "rows.jsonl", make_rows(5)), tokenizer, max_tokens=100)
+    dataset = build_packed_dataset(rows, max_tokens=100) if packed else build_dataset(rows)
+    batch = Collator(pad_token_id=0, multiple=8)(list(dataset))
+    assert can_compute_directly(model)
+    with torch.no_grad():
+        theirs = model(**batch, use_cache=False)
+    ours = compute_labelled_loss(model, {**batch, "use_cache": False}, vocabulary=512)
+    assert ours is not None
+    count = sum(row.trained_tokens for row in rows)
+    right = (theirs.logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]).sum()
+    assert (ours.count, ours.correct) == (count, int(right))
+    assert float(ours.summed.detach()) / count == pytest.approx(float(theirs.loss), rel=1e-5)
+
+
+def test_the_loss_is_left_to_the_fused_head_when_it_would_take_more_memory(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    batch = {"input_ids": torch.ones(2, 8, dtype=torch.long), "labels": torch.ones(2, 8, dtype=torch.long)}
+    assert compute_labelled_loss(model, batch, vocabulary=512) is not None
+    assert compute_labelled_loss(model, batch, vocabulary=200_000) is None
+    unlabelled = {**batch, "labels": torch.full((2, 8), IGNORED_LABEL)}
+    assert compute_labelled_loss(model, unlabelled, vocabulary=512) is None
 
 
 def test_packing_counts_the_same_tokens(tiny_model: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from orchestrator.objects.layout import adapter_prefix
 from workers.adapters import add_tokenizer, describe_lineage, write_card
 from workers.builders.chat import load_tokenizer
 from workers.builders.data import Collator, build_dataset, build_packed_dataset, load_rows
+from workers.builders.loss import can_compute_directly, compute_labelled_loss
 from workers.builders.model import (
     MUTATING_INITS,
     adapter_kept_in_float32,
@@ -153,13 +154,39 @@ def build_model(spec: AttemptSpec, context: Context, inputs: Inputs) -> PeftMode
 
 
 class CountingTrainer(SFTTrainer):
-    """SFTTrainer that tells a meter what each micro-batch holds."""
+    """SFTTrainer that tells a meter what each micro-batch holds, and computes the loss on a CPU in its own way."""
 
     meter: TokenMeter
+    direct: bool = False
+    hits: tuple[int, int] = (0, 0)
+    """(first choices that were right, tokens) since the last log; only when the loss is computed directly."""
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         self.meter.count(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        found = None
+        if self.direct and not return_outputs and not self.aux_loss_enabled:
+            inputs["use_cache"] = False
+            found = compute_labelled_loss(model, inputs, vocabulary=self.model.config.get_text_config().vocab_size)
+        if found is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.hits = (self.hits[0] + found.correct, self.hits[1] + found.count)
+        return found.summed / (found.count if num_items_in_batch is None else num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.hits[1] and ("loss" in logs or "eval_loss" in logs):
+            name = "mean_token_accuracy" if "loss" in logs else "eval_mean_token_accuracy"
+            logs[name] = self.hits[0] / self.hits[1]
+            self.hits = (0, 0)
+        super().log(logs, start_time)
 
 
 def build_trainer(
@@ -213,6 +240,7 @@ def build_trainer(
             callbacks=[steps],
         )
     trainer.meter = meter
+    trainer.direct = device.kind == "cpu" and can_compute_directly(model.get_base_model())
     trainer.remove_callback(PrinterCallback)
     return trainer
 
