@@ -135,6 +135,7 @@ def test_ray_killed_is_requeued_and_resumed(
     _assert_bill_is_ledger(client, job.id)
 
 
+@pytest.mark.slow
 def test_pause_gives_the_device_back_and_resume_goes_on(
     client: Tunepool, file_id: str, undisturbed: dict[int, float]
 ) -> None:
@@ -151,6 +152,7 @@ def test_pause_gives_the_device_back_and_resume_goes_on(
     _assert_same_curve(_losses(client, job), undisturbed)
 
 
+@pytest.mark.slow
 def test_cancel_stops_within_one_step(client: Tunepool, file_id: str) -> None:
     job = client.jobs.create(**make_spec(client, file_id, steps=20_000))
     wait_step(client, job.id, 5)
@@ -163,6 +165,7 @@ def test_cancel_stops_within_one_step(client: Tunepool, file_id: str) -> None:
     _assert_bill_is_ledger(client, job.id)
 
 
+@pytest.mark.slow
 def test_a_job_stops_before_its_limit_is_exceeded(client: Tunepool, file_id: str) -> None:
     client.prices.create(device_type="cpu", usd_per_hour="36")
     spec = make_spec(client, file_id, steps=200_000)

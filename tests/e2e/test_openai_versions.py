@@ -33,6 +33,7 @@ def _run(python: Path, arguments: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_newest_client(prepared: list[str]) -> None:
     assert "every call answered" in _run(Path(sys.executable), prepared)
 
