@@ -22,7 +22,7 @@ class HttpMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._seconds = Histogram(
             "tunepool_http_request_seconds",
-            "Time until the answer was complete, by route template.",
+            "Time until the answer began, by route template.",
             ("method", "route", "status"),
             registry=registry,
             buckets=REQUEST_SECONDS_BUCKETS,

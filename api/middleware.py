@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import envelope, error_response, request_id_of
+from api.errors import envelope, error_response
 from api.metrics import HttpMetrics
 from orchestrator.domain.errors import TunepoolError
 from orchestrator.domain.ids import new_uuid7_hex
@@ -48,6 +48,7 @@ class _Exchange:
     def __init__(self, scope: Scope, send: Send, request_id: str, metrics: HttpMetrics) -> None:
         self.scope, self.send_on, self.request_id, self.metrics = scope, send, request_id, metrics
         self.started_at = time.perf_counter()
+        self.begun_seconds: float | None = None
         self.status: int | None = None
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
@@ -67,9 +68,10 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = int(message["status"])
+            self.begun_seconds = self.elapsed_seconds()
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
-            headers["openai-processing-ms"] = str(round(self.elapsed_seconds() * 1000))
+            headers["openai-processing-ms"] = str(round(self.begun_seconds * 1000))
             headers.setdefault("x-content-type-options", "nosniff")
             headers.setdefault("cache-control", "no-store")
         await self.send_on(message)
@@ -78,11 +80,14 @@ class _Exchange:
         return time.perf_counter() - self.started_at
 
     def finish(self) -> None:
-        """`route` is the template, so that identifiers do not become labels; the log has the path, never the query."""
+        """`route` is the template, so that identifiers do not become labels; the log has the path, never the query.
+
+        Measured is the time until the answer began: a stream lasts as long as its reader likes.
+        """
         route = getattr(self.scope.get("route"), "path", None)
         status = self.status or CLIENT_GONE_STATUS
         seconds = self.elapsed_seconds()
-        self.metrics.observe(self.scope["method"], route or "unmatched", status, seconds)
+        self.metrics.observe(self.scope["method"], route or "unmatched", status, self.begun_seconds or seconds)
         state: dict[str, Any] = self.scope["state"]
         caller = state.get("caller")
         log.info(
@@ -121,7 +126,3 @@ class HostCheck:
         if b"%00" in scope.get("raw_path", b"") or b"%00" in scope["query_string"]:
             return "invalid_value", "the address holds a NUL character"
         return None
-
-
-def request_id_in(scope: Scope) -> str:
-    return request_id_of(Request(scope))
