@@ -362,6 +362,17 @@ def test_an_idempotency_key_makes_one_job_of_one_body(client: Client) -> None:
     assert _fails(client, openai.BadRequestError, lambda: jobs.create(**long))["param"] == "Idempotency-Key"
 
 
+def test_a_lost_answer_to_a_completion_makes_one_file(api_server: ApiServer, kind: str) -> None:
+    data = tickets(3)
+    ask = {"filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune", "bytes": len(data)}
+    with open_client(api_server, kind) as calm, open_client(api_server, kind, losses=2) as unlucky:
+        upload = calm.do(calm.openai.uploads.create(**ask))
+        part = calm.do(calm.openai.uploads.parts.create(upload.id, data=data))
+        done = unlucky.do(unlucky.openai.uploads.complete(upload.id, part_ids=[part.id]))
+        assert len(unlucky.transport.sent) == 3
+        assert [file.id for file in calm.collect(calm.openai.files.list())] == [done.file.id]
+
+
 @pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])
 def test_a_lost_answer_to_a_verb_is_repeated_in_peace(api_server: ApiServer, kind: str, verb: str) -> None:
     with open_client(api_server, kind, strict=False) as calm:

@@ -2,66 +2,19 @@
 
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.servers import ApiServer
-from tests.support.trainers import Trainer
+from tests.support.trainers import working
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "openai_script.py"
-TURN_SECONDS = 0.05
-
-
-class Workers(threading.Thread):
-    """Steps the loops, and lets attempts of jobs with metadata train to their end, with one checkpoint on the way."""
-
-    def __init__(self, server: ApiServer) -> None:
-        super().__init__(name="workers")
-        self._server = server
-        self._ended = threading.Event()
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            while not self._ended.wait(TURN_SECONDS):
-                self._turn()
-        except BaseException as error:
-            self.error = error
-
-    def _turn(self) -> None:
-        self._server.step()
-        for worker in list(self._server.launcher.workers.values()):
-            job_id = worker.launch.spec.job_id
-            if worker.alive and self._server.services.jobs.get(self._server.admin, job_id).spec.metadata:
-                trainer = Trainer(self._server, job_id)
-                trainer.train(1, 2)
-                trainer.save(2)
-                trainer.succeed()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
-        if self.error is not None:
-            raise self.error
-
-
-@contextmanager
-def _working(server: ApiServer) -> Iterator[None]:
-    workers = Workers(server)
-    workers.start()
-    try:
-        yield
-    finally:
-        workers.stop()
 
 
 def _run_script(server: ApiServer, python: str, tiny_model: Path, folder: Path) -> str:
     server.services.models.add(server.admin, "org/tiny", str(tiny_model))
-    with _working(server):
+    with working(server):
         done = subprocess.run(
             [python, str(SCRIPT), server.url, server.admin_key],
             cwd=folder,

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from tests.support.adapters import PEFT_CONFIG
 from tests.support.control import training_reports, upload_checkpoint
 from tests.support.servers import ApiServer
 
+TURN_SECONDS = 0.05
 ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 
 
@@ -71,6 +75,50 @@ class Trainer:
             )
         )
         self._server.step()
+
+
+class Workers(threading.Thread):
+    """Steps the loops, and lets attempts of jobs with metadata train to their end, with one checkpoint on the way."""
+
+    def __init__(self, server: ApiServer) -> None:
+        super().__init__(name="workers")
+        self._server = server
+        self._ended = threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._ended.wait(TURN_SECONDS):
+                self._turn()
+        except BaseException as error:
+            self.error = error
+
+    def _turn(self) -> None:
+        self._server.step()
+        for worker in list(self._server.launcher.workers.values()):
+            job_id = worker.launch.spec.job_id
+            if worker.alive and self._server.services.jobs.get(self._server.admin, job_id).spec.metadata:
+                trainer = Trainer(self._server, job_id)
+                trainer.train(1, 2)
+                trainer.save(2)
+                trainer.succeed()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
+
+
+@contextmanager
+def working(server: ApiServer) -> Iterator[None]:
+    """Jobs with metadata are worked off while the block runs."""
+    workers = Workers(server)
+    workers.start()
+    try:
+        yield
+    finally:
+        workers.stop()
 
 
 def upload_prefix(attempt: Attempt) -> str:
