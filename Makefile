@@ -42,10 +42,10 @@ format: $(VENV)/.dev ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 test: $(VENV)/.dev ## All tests but the slow ones (under ten minutes on two cores)
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -p no:randomly -m "not slow"
 
 test-all: $(VENV)/.dev ## All tests, and the older openai clients in environments of their own
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -p no:randomly
 
 bench: $(VENV)/.dev ## Print the benchmark tables of docs/benchmarks.md
 	$(BIN)/python -m tests.bench
