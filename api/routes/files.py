@@ -1,6 +1,7 @@
 """Files: data sets come in as a stream, data sets and results go out as one."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -14,6 +15,8 @@ from api.requests import JsonRoute
 from api.schemas.files import FileDeletedOut, FileForm, FileOut, read_expiry, read_purpose
 from api.schemas.wire import ListPage, list_page
 from orchestrator.domain.artifacts import File
+from orchestrator.domain.teams import Caller
+from orchestrator.services.files import Files as FilesService
 
 router = APIRouter(prefix="/v1/files", tags=["Files"], route_class=JsonRoute)
 
@@ -21,23 +24,23 @@ router = APIRouter(prefix="/v1/files", tags=["Files"], route_class=JsonRoute)
 @router.post("", responses=failures(400, 413), openapi_extra=multipart(FileForm), summary="Upload a file")
 async def create_file(request: Request, caller: Writer, files: Files) -> FileOut:
     """A data set as multipart/form-data. It is checked on the way; `status` and `status_details` say the result."""
-
-    def store(form: Form, chunks: Iterator[bytes]) -> File:
-        return files.create(
-            caller,
-            filename=form.filename,
-            purpose=read_purpose(form.fields),
-            chunks=chunks,
-            expires_after_seconds=lambda: read_expiry(form.fields),
-        )
-
     intake = Intake(
         file_field="file",
         needed_fields=("purpose",),
         max_file_bytes=request.app.state.settings.max_file_bytes,
         limiter=request.app.state.upload_limiter,
     )
-    return FileOut.of(await receive_file(request, intake, store))
+    return FileOut.of(await receive_file(request, intake, partial(_store, files, caller)))
+
+
+def _store(files: FilesService, caller: Caller, form: Form, chunks: Iterator[bytes]) -> File:
+    return files.create(
+        caller,
+        filename=form.filename,
+        purpose=read_purpose(form.fields),
+        chunks=chunks,
+        expires_after_seconds=lambda: read_expiry(form.fields),
+    )
 
 
 @router.get("", responses=failures(400), summary="List files")

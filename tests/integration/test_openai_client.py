@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from orchestrator.domain.protocol import FileProblem, ValidationResult
 from orchestrator.domain.teams import Role
 from tests.support.openai_clients import Client, open_client, tickets
 from tests.support.servers import ApiServer
@@ -264,6 +265,19 @@ def test_a_job_goes_to_succeeded_and_everything_is_read_back(api_server: ApiServ
     gone = client.do(models.delete(done.fine_tuned_model))
     assert (gone.id, gone.deleted) == (done.fine_tuned_model, True)
     _fails(client, openai.NotFoundError, lambda: models.retrieve(done.fine_tuned_model))
+
+
+def test_a_failed_job_says_why_in_a_way_that_the_strict_client_takes(api_server: ApiServer, client: Client) -> None:
+    job = client.submit()
+    problem = FileProblem(param="training_file", line=3, code="example_too_long", message="has 300 tokens")
+    api_server.launcher.validation = ValidationResult(training=None, validation=None, problems=(problem,))
+    api_server.step()
+    failed = client.do(client.openai.fine_tuning.jobs.retrieve(job.id))
+    assert (failed.status, failed.error.param) == ("failed", "training_file")
+    assert "300 tokens" in failed.error.message
+    assert (failed.fine_tuned_model, failed.result_files) == (None, [])
+    assert failed.finished_at >= failed.created_at
+    _fails(client, openai.ConflictError, lambda: client.openai.fine_tuning.jobs.cancel(job.id))
 
 
 def test_a_job_is_paused_resumed_and_cancelled(api_server: ApiServer, kind: str) -> None:
