@@ -49,9 +49,11 @@ BREAKDOWN_TERMS = (
 """`logits_and_loss` and `backward` (one block's gradients, recomputation and unpacked weights) need their room one
 after the other, so `backward` holds only what it needs beyond the loss."""
 MIB = 2**20
-CPU_RUNTIME_BYTES = 640 * MIB
+FILE_BYTES = 2
+"""Of a weight in the checkpoint's file."""
+CPU_RUNTIME_BYTES = 700 * MIB
 """A training process on CPU beside tensors: 487 MiB resident after importing torch, transformers, peft, trl and
-bitsandbytes, and about 150 for the trainer and for pages of libraries that the first step touches (measured on
+bitsandbytes, and about 200 for the trainer and for pages of libraries that the first step touches (measured on
 23 November 2026, Linux x86-64, torch 2.13 CPU)."""
 CPU_HEAP_SHARE = 0.55
 """What malloc cannot use again: each block's forward leaves holes between the tensors that stay. With and without
@@ -81,7 +83,7 @@ def estimate_memory(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> 
     shape = measure_adapter(plan, facts)
     activations = estimate_activations(plan, facts, kind)
     breakdown = {
-        "base_weights": estimate_base_bytes(plan, facts) + _mapped_file_bytes(plan, facts, kind),
+        "base_weights": estimate_base_bytes(plan, facts),
         "quantization_constants": estimate_constant_bytes(plan, facts),
         "adapters": FP32_BYTES * shape.parameters,
         "gradients": FP32_BYTES * shape.parameters,
@@ -93,6 +95,7 @@ def estimate_memory(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> 
     if kind == "cpu":
         breakdown["runtime"] = CPU_RUNTIME_BYTES
         breakdown["margin"] = _heap_holes(plan, activations)
+        breakdown["margin"] += max(0, _loading_bytes(plan, facts) - sum(breakdown.values()))
     else:
         breakdown["margin"] = int(CUDA_MARGIN_SHARE * sum(breakdown.values()))
         breakdown["runtime"] = CUDA_RUNTIME_BYTES
@@ -117,9 +120,9 @@ def _heap_holes(plan: TrainingPlan, activations: ActivationEstimate) -> int:
     return holes if plan.quantization == "none" else max(holes, CPU_LOADING_HEAP_BYTES)
 
 
-def _mapped_file_bytes(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> int:
-    """On CPU the embeddings and norms of a quantized model are views of the mapped 16-bit file, which therefore stays
-    resident as a whole; of them only the linear layers are not counted yet."""
-    if kind == "cuda" or plan.quantization == "none":
+def _loading_bytes(plan: TrainingPlan, facts: ModelFacts) -> int:
+    """The resident set on CPU while weights are converted: the mapped 16-bit file and what is made of it."""
+    if plan.quantization == "none" and compute_bytes(plan) == FILE_BYTES:
         return 0
-    return compute_bytes(plan) * facts.linear_parameters
+    made = estimate_base_bytes(plan, facts) + estimate_constant_bytes(plan, facts)
+    return CPU_RUNTIME_BYTES + FILE_BYTES * facts.total_parameters + made
