@@ -259,7 +259,6 @@ def test_a_limit_that_is_used_up_by_loading_trains_nothing(tmp_path: Path, tiny_
 @pytest.mark.timeout(900)
 def test_the_real_model_learns_in_nf4(tmp_path: Path, real_model: Path) -> None:
     """SmolLM2-135M-Instruct, QLoRA with double quantization, a few steps of a few rows."""
-    torch.set_num_threads(2)
     context = ObservedContext(tmp_path / "local")
     plan = make_plan(
         quantization="nf4", compute_dtype="bfloat16", learning_rate=1e-3, lora_r=8, lora_alpha=16, epochs=3
