@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -111,7 +112,7 @@ def test_any_python_text_can_be_stored_and_looked_up(store: Store, name: str) ->
         event = events.append_event(tx, job.job_id, message=name, data={"text": name, "nan": float("nan")})
     with store.read() as tx:
         assert teams.get_team(tx, stored.team_id).name == name.replace("\x00", "\ufffd").replace("\ud800", "\ufffd")
-        (found,) = events.list_events(tx, job.job_id).items
+        found, _ = events.list_events(tx, job.job_id).items
         assert found.data == {"text": name, "nan": None}
         assert found.event_id == event.event_id
         with pytest.raises(NotFoundError):
@@ -290,3 +291,14 @@ def test_other_programs_may_read_the_sqlite_file_while_it_is_written(sqlite_stor
         other = sqlite3.connect(tmp_path / "tunepool.db")
         assert other.execute("SELECT count(*) FROM teams").fetchone() == (0,)
         other.close()
+
+
+def test_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    """Two that switch it to WAL at the same time would wait for each other: SQLite tells one 'locked' at once, whatever
+    its busy timeout."""
+    for turn in range(15):
+        stores = [Store(f"sqlite:///{tmp_path}/{turn}.db") for _ in range(6)]
+        results = run_together([store.ping for store in stores])
+        for store in stores:
+            store.close()
+        assert results == [None] * len(stores)
