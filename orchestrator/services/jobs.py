@@ -27,11 +27,23 @@ from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import idempotency
 from orchestrator.services.costs import Bill, read_bill, running_usd_micros
 from orchestrator.services.idempotency import Claim, Repeat
-from orchestrator.services.pool import read_pool
+from orchestrator.services.pool import DeviceView
 from orchestrator.services.teams import find_named_team, require_member
-from orchestrator.store import adapters, attempts, checkpoints, events, files, jobs, ledger, logs, metrics, teams
+from orchestrator.store import (
+    adapters,
+    attempts,
+    checkpoints,
+    devices,
+    events,
+    files,
+    jobs,
+    ledger,
+    logs,
+    metrics,
+    teams,
+)
 from orchestrator.store.jobs import JobFilter, NewJob
-from orchestrator.store.session import ReadTx, Store
+from orchestrator.store.session import ReadTx, Store, WriteTx
 
 SCOPE = "POST /v1/fine_tuning/jobs"
 HOLDS_NOTHING = frozenset({JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED})
@@ -86,15 +98,12 @@ class Jobs:
             if not isinstance(claim, Claim):
                 return jobs.get_job(tx, claim, caller.visible_team_id)
             team_id = _choose_team(tx, caller, team)
-            for param in ("training_file", "validation_file"):
-                self._require_file(tx, team_id, spec, param)
+            self._lock_files(tx, team_id, spec)
             require_fit(tx, spec, _smallest(spec, plan), model.facts)
             job = jobs.insert_job(
                 tx,
                 NewJob(team_id=team_id, created_by=caller.key_id, spec=spec, seed=seed, model_name=model.name),
-            )
-            events.append_event(
-                tx, job.job_id, message=f"The job is created; its files are checked against {model.name}."
+                message=f"The job is created; its files are checked against {model.name}.",
             )
             claim.record(tx, job.job_id)
             return job
@@ -107,19 +116,24 @@ class Jobs:
             job_id = idempotency.find_first(tx, caller, scope=SCOPE, repeat=repeat)
             return None if job_id is None else jobs.get_job(tx, job_id, caller.visible_team_id)
 
-    def _require_file(self, tx: ReadTx, team_id: str, spec: JobSpec, param: str) -> None:
-        file_id: str | None = getattr(spec, param)
-        if file_id is None:
-            return
-        file = files.find_file(tx, file_id, team_id)
-        if file is None:
-            raise InvalidRequestError(f"{param}: there is no file {file_id}", code="file_not_found", param=param)
-        _require_usable(file, param)
-        rows = int((file.report or {}).get("rows", 0))
-        if param == "training_file" and rows < self.min_rows:
-            raise InvalidRequestError(
-                f"{param} has {rows} rows; at least {self.min_rows} are needed", code="too_few_examples", param=param
-            )
+    def _lock_files(self, tx: WriteTx, team_id: str, spec: JobSpec) -> None:
+        """Hold the job's files against deletion. Raises InvalidRequestError, naming the field, for one that is not
+        there, not the team's, or of no use."""
+        wanted = {"training_file": spec.training_file, "validation_file": spec.validation_file}
+        asked = {param: file_id for param, file_id in wanted.items() if file_id is not None}
+        found = files.lock_files(tx, asked.values(), team_id)
+        for param, file_id in asked.items():
+            file = found.get(file_id)
+            if file is None:
+                raise InvalidRequestError(f"{param}: there is no file {file_id}", code="file_not_found", param=param)
+            _require_usable(file, param)
+            rows = int((file.report or {}).get("rows", 0))
+            if param == "training_file" and rows < self.min_rows:
+                raise InvalidRequestError(
+                    f"{param} has {rows} rows; at least {self.min_rows} are needed",
+                    code="too_few_examples",
+                    param=param,
+                )
 
     def get(self, caller: Caller, job_id: str) -> Job:
         with self.store.read() as tx:
@@ -319,7 +333,7 @@ def require_fit(tx: ReadTx, spec: JobSpec, plan: TrainingPlan, facts: ModelFacts
 
     A pool that has shown no device yet refuses nothing.
     """
-    rooms = [view.room for view in read_pool(tx)]
+    rooms = [DeviceView(device=device, uses=()).room for device in devices.list_devices(tx)]
     if not rooms:
         return
     asked = spec.resources.device_type

@@ -39,33 +39,32 @@ def append_event(
     seq = tx.scalar(_NEXT_SEQ, {"of": job_id})
     if seq is None:
         raise NotFoundError(f"No such job: {job_id}")
-    event = Event(
-        event_id=new_event_id(),
-        job_id=job_id,
-        seq=seq,
-        created_at=tx.now(),
-        level=level,
-        message=message,
-        type=type,
-        data=None if data is None else dict(data),
-    )
-    insert_numbered_event(tx, event)
-    return event
+    return insert_numbered_event(tx, job_id, seq=seq, message=message, level=level, type=type, data=data)
 
 
-def insert_numbered_event(tx: WriteTx, event: Event) -> None:
-    """For a caller that has taken the event's `seq` from the job's row in the same statement as its own change."""
-    values = {
-        "job_id": event.job_id,
-        "seq": event.seq,
-        "event_id": event.event_id,
-        "created_at": event.created_at,
-        "level": event.level,
-        "message": event.message,
-        "type": event.type,
-        "data": event.data,
+def insert_numbered_event(
+    tx: WriteTx,
+    job_id: str,
+    *,
+    seq: int,
+    message: str,
+    level: Level = "info",
+    type: str = "message",  # noqa: A002 - the word on the wire
+    data: Mapping[str, Any] | None = None,
+) -> Event:
+    """For a caller that has taken `seq` from the job's row in the same statement as its own change."""
+    values: dict[str, Any] = {
+        "job_id": job_id,
+        "seq": seq,
+        "event_id": new_event_id(),
+        "created_at": tx.now(),
+        "level": level,
+        "message": message,
+        "type": type,
+        "data": None if data is None else dict(data),
     }
     tx.execute(_INSERT, values)
+    return Event(**values)
 
 
 def list_events(

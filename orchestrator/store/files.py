@@ -1,8 +1,9 @@
 """Files of teams. A deleted file's row stays, unseen, until its object is swept."""
 
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, RowMapping, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, bindparam, delete, func, or_, select, update
 
 from orchestrator.domain.artifacts import File, FilePurpose, FileStatus
 from orchestrator.domain.errors import ConflictError, NotFoundError
@@ -12,6 +13,17 @@ from orchestrator.store.keyset import Listing, read_page
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.files import files
 from orchestrator.store.tables.jobs import jobs
+
+_LOCK = (
+    select(files)
+    .where(
+        files.c.file_id.in_(bindparam("wanted", expanding=True)),
+        files.c.team_id == bindparam("team"),
+        files.c.deleted_at.is_(None),
+        or_(files.c.expires_at.is_(None), files.c.expires_at > bindparam("now")),
+    )
+    .with_for_update(read=True)
+)
 
 
 def insert_file(tx: WriteTx, file: File) -> File:
@@ -48,6 +60,12 @@ def find_file(tx: ReadTx, file_id: str, team_id: str | None) -> File | None:
     return None if row is None else _file(row)
 
 
+def lock_files(tx: WriteTx, file_ids: Collection[str], team_id: str) -> dict[str, File]:
+    """The team's live files among these, by id; they cannot be deleted until the transaction ends."""
+    values = {"wanted": list(file_ids), "team": team_id, "now": tx.now()}
+    return {row["file_id"]: _file(row) for row in tx.rows(_LOCK, values)}
+
+
 def list_files(
     tx: ReadTx,
     *,
@@ -76,7 +94,7 @@ def count_jobs_using(tx: ReadTx, file_id: str) -> int:
 def mark_file_deleted(tx: WriteTx, file_id: str, team_id: str | None = None) -> None:
     """Hide the file. Raises NotFoundError, or ConflictError (file_in_use) while an unfinished job needs it.
 
-    The row lock and `jobs.insert_job`'s make the two exclude each other.
+    The row lock and that of `lock_files` make the two exclude each other.
     """
     now = tx.now()
     visible = select(files.c.file_id).where(files.c.file_id == file_id, *_visible(now, team_id))

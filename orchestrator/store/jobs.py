@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, case, func, insert, or_, select, update
 
-from orchestrator.domain.errors import IllegalTransitionError, InvalidRequestError, NotFoundError
-from orchestrator.domain.ids import new_event_id, new_job_id
-from orchestrator.domain.jobs import Event, Job, JobError
+from orchestrator.domain.errors import IllegalTransitionError, NotFoundError
+from orchestrator.domain.ids import new_job_id
+from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.pages import Page
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.spec import JobSpec
@@ -18,7 +18,6 @@ from orchestrator.store.columns import bind_moment
 from orchestrator.store.events import Level, insert_numbered_event
 from orchestrator.store.keyset import Listing, read_page
 from orchestrator.store.session import ReadTx, WriteTx
-from orchestrator.store.tables.files import files
 from orchestrator.store.tables.jobs import job_metadata, jobs
 
 CHANGEABLE = frozenset(
@@ -63,26 +62,11 @@ class JobFilter:
 
 _INSERT = insert(jobs).returning(jobs)
 _INSERT_PAIR = insert(job_metadata)
-_LOCK_FILES = (
-    select(files.c.file_id)
-    .where(
-        files.c.file_id.in_(bindparam("file_ids", expanding=True)),
-        files.c.team_id == bindparam("team"),
-        files.c.deleted_at.is_(None),
-        or_(files.c.expires_at.is_(None), files.c.expires_at > bindparam("now")),
-    )
-    .with_for_update(read=True)
-)
 
 
-def insert_job(tx: WriteTx, job: NewJob) -> Job:
-    """A new job in validating_files, without an event.
-
-    Raises InvalidRequestError, naming the field, when a file is not there or not the team's. The files stay locked
-    against deletion until the transaction ends.
-    """
+def insert_job(tx: WriteTx, job: NewJob, *, message: str) -> Job:
+    """A new job in validating_files, and its first event. Its files must be locked (`files.lock_files`)."""
     spec = job.spec
-    _require_files(tx, job)
     values = {
         "job_id": job.job_id,
         "team_id": job.team_id,
@@ -99,7 +83,7 @@ def insert_job(tx: WriteTx, job: NewJob) -> Job:
         "trained_tokens": 0,
         "platform_failures": 0,
         "attempts": 0,
-        "last_event_seq": 0,
+        "last_event_seq": 1,
         "result_files": [],
         "created_at": tx.now(),
     }
@@ -108,17 +92,8 @@ def insert_job(tx: WriteTx, job: NewJob) -> Job:
     if spec.metadata:
         pairs = [{"job_id": job.job_id, "key": key, "value": value} for key, value in spec.metadata.items()]
         tx.execute(_INSERT_PAIR, pairs)
+    insert_numbered_event(tx, job.job_id, seq=1, message=message)
     return _job(row)
-
-
-def _require_files(tx: WriteTx, job: NewJob) -> None:
-    wanted = {"training_file": job.spec.training_file, "validation_file": job.spec.validation_file}
-    file_ids = [file_id for file_id in wanted.values() if file_id is not None]
-    found = tx.rows(_LOCK_FILES, {"file_ids": file_ids, "team": job.team_id, "now": tx.now()})
-    there = {row["file_id"] for row in found}
-    for param, file_id in wanted.items():
-        if file_id is not None and file_id not in there:
-            raise InvalidRequestError(f"{param}: no such file: {file_id}", code="file_not_found", param=param)
 
 
 def get_job(tx: ReadTx, job_id: str, team_id: str | None = None) -> Job:
@@ -222,16 +197,11 @@ def apply_job_transition(
         raise IllegalTransitionError(f"The job is {state} and cannot become {to}.")
     insert_numbered_event(
         tx,
-        Event(
-            event_id=new_event_id(),
-            job_id=job_id,
-            seq=row["last_event_seq"],
-            created_at=now,
-            level=level,
-            message=message,
-            type="message",
-            data={"state": to.value, **(data or {})},
-        ),
+        job_id,
+        seq=row["last_event_seq"],
+        message=message,
+        level=level,
+        data={"state": to.value, **(data or {})},
     )
     return _job(row)
 

@@ -77,7 +77,7 @@ def test_events_say_what_happened_with_numbers_and_the_last_is_the_end(rig: Rig)
         attempt, *training_reports(1, 2), upload_checkpoint(rig.objects, attempt, step=2), success(attempt, step=2)
     )
     rig.step()
-    messages = _messages(rig, job.job_id)
+    messages = _messages(rig, job.job_id)[1:]
     assert messages[1] == "Attempt 1 starts on node-a/cpu:0 (cpu) with 1.00 GiB of 8.00 GiB, at $0.4500 an hour."
     assert messages[2].startswith("The worker of attempt 1 on node-a answers, ")
     assert messages[3] == "Step 1/15: training loss=2.0000"

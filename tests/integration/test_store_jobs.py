@@ -65,20 +65,18 @@ def test_another_teams_job_is_not_found(store: Store) -> None:
             jobs.get_job(tx, "ftjob-none")
 
 
-@pytest.mark.parametrize("param", ["training_file", "validation_file"])
-def test_files_of_a_job_must_be_there_and_the_teams(store: Store, param: str) -> None:
+def test_only_live_files_of_the_team_are_locked_for_a_job(store: Store) -> None:
     with store.write() as tx:
         team, other = rows.add_team(tx), rows.add_team(tx)
-        foreign, deleted, expired = (
+        own, foreign, deleted, expired = (
+            rows.add_file(tx, team.team_id),
             rows.add_file(tx, other.team_id),
             rows.add_file(tx, team.team_id),
             rows.add_file(tx, team.team_id, expires_at=tx.now() - timedelta(seconds=1)),
         )
         files.mark_file_deleted(tx, deleted.file_id)
-        for file_id in (foreign.file_id, deleted.file_id, expired.file_id, "file-none"):
-            with pytest.raises(InvalidRequestError) as caught:
-                rows.add_job(tx, team.team_id, **{param: file_id})
-            assert caught.value.param == param
+        asked = [own.file_id, foreign.file_id, deleted.file_id, expired.file_id, "file-none"]
+        assert files.lock_files(tx, asked, team.team_id) == {own.file_id: own}
 
 
 def test_file_of_a_job_that_is_just_being_submitted_is_not_deleted(store: Store) -> None:
@@ -130,7 +128,7 @@ def test_exactly_the_legal_moves_are_made(store: Store, state: JobState) -> None
     with store.write() as tx:
         for target in JobState:
             job = add_job_in(tx, state)
-            seq = len(PATHS[state])
+            seq = 1 + len(PATHS[state])
             if target in JOB_MOVES[state]:
                 moved = move(tx, job, target)
                 assert moved.state is target
@@ -161,8 +159,8 @@ def test_move_sets_fields_and_says_so(store: Store) -> None:
     assert (queued.footprints, queued.estimate, queued.total_steps) == ({"cpu": 5}, {"seconds": 3}, 40)
     assert (failed.error, failed.phase) == (ERROR, None)
     with store.read() as tx:
-        newest, first = events.list_events(tx, job.job_id).items
-    assert (first.message, first.level, first.data) == ("Valid.", "warn", {"state": "queued", "rows": 3})
+        newest, second, _ = events.list_events(tx, job.job_id).items
+    assert (second.message, second.level, second.data) == ("Valid.", "warn", {"state": "queued", "rows": 3})
     assert newest.message == "Now failed."
 
 

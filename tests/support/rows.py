@@ -5,6 +5,7 @@ from typing import Any
 
 from orchestrator.domain.artifacts import Adapter, Checkpoint, File, FilePurpose, FileStatus
 from orchestrator.domain.attempts import Attempt
+from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.ids import new_adapter_id, new_checkpoint_id, new_file_id, new_team_id
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.pricing import Rate
@@ -57,9 +58,13 @@ def add_job(tx: WriteTx, team_id: str | None = None, **spec: Any) -> Job:
     team_id = team_id or add_team(tx).team_id
     if "training_file" not in spec:
         spec["training_file"] = add_file(tx, team_id).file_id
+    if not files.lock_files(tx, [spec["training_file"]], team_id):
+        raise InvalidRequestError("no such file", param="training_file")
     asked = JobSpec(**{"model": "smol", **spec})
     return jobs.insert_job(
-        tx, jobs.NewJob(team_id=team_id, created_by="key-1", spec=asked, seed=7, model_name=asked.model)
+        tx,
+        jobs.NewJob(team_id=team_id, created_by="key-1", spec=asked, seed=7, model_name=asked.model),
+        message="The job is created.",
     )
 
 
