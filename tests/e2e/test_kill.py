@@ -166,10 +166,11 @@ def test_cancel_stops_within_one_step(client: Tunepool, file_id: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_stops_before_its_limit_is_exceeded(client: Tunepool, file_id: str) -> None:
-    client.prices.create(device_type="cpu", usd_per_hour="36")
-    spec = make_spec(client, file_id, steps=200_000)
-    job = client.jobs.create(**spec, max_cost_usd="0.05")
+def test_a_job_stops_before_its_limit_is_exceeded(client: Tunepool, tmp_path: Path) -> None:
+    """Enough rows for half an hour, and money for about half a minute of a twentieth of the machine."""
+    client.prices.create(device_type="cpu", usd_per_hour="120")
+    file_id = client.files.create(write_rows(tmp_path / "many.jsonl", rows=2_000)).id
+    job = client.jobs.create(**make_spec(client, file_id, steps=50_000), max_cost_usd="0.05")
 
     done = wait_final(client, job.id)
     cost = client.jobs.cost(job.id)
