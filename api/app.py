@@ -17,6 +17,7 @@ from api.feeds import EncodedRows
 from api.metrics import HttpMetrics, PoolCollector
 from api.middleware import HostCheck, RequestContext
 from api.openapi import cached_document
+from api.ratelimit import RateLimit
 from api.routes import (
     activity,
     adapters,
@@ -120,6 +121,7 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     app.state.upload_limiter = CapacityLimiter(upload_threads(settings))
     app.state.registry = CollectorRegistry()
     app.state.registry.register(PoolCollector(services.health.measure))
+    app.add_middleware(RateLimit, per_minute=settings.rate_limit_per_minute)
     app.add_middleware(Authentication, keys=services.keys)
     app.add_middleware(HostCheck, allowed_hosts=settings.allowed_hosts)
     app.state.http_metrics = HttpMetrics(app.state.registry)

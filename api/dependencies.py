@@ -4,15 +4,12 @@ Permissions are types: a handler that takes a Writer cannot be reached by a view
 in memory, so they are coroutines and cost no thread.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, Path, Query, Request
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel
 
 from api.feeds import Followed
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError
@@ -31,7 +28,7 @@ from orchestrator.services import (
     teams,
     uploads,
 )
-from orchestrator.services.idempotency import Repeat
+from orchestrator.services.idempotency import Marks
 
 MAX_METADATA_PAIRS = 16
 _BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of a team: `Bearer <key>`.")
@@ -96,30 +93,17 @@ Id = Annotated[str, Path(max_length=512, description="The object's id.")]
 ModelName = Annotated[str, Path(max_length=1024, description="A model's name; slashes may be raw or encoded.")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RepeatHeaders:
-    """How a client marks a request that it may send again."""
-
-    key: str | None
-    retries: int
-
-    def of(self, body: BaseModel) -> Repeat:
-        """Two requests are the same when they say the same, whatever the order of their fields."""
-        said = json.dumps(body.model_dump(mode="json", exclude_unset=True), sort_keys=True)
-        return Repeat(fingerprint=hashlib.sha256(said.encode()).hexdigest(), key=self.key, retries=self.retries)
-
-
 async def _repeats(
     idempotency_key: Annotated[
         str | None, Header(description="The same key with the same body gives the first answer's object again.")
     ] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> RepeatHeaders:
+) -> Marks:
     count = x_stainless_retry_count or ""
-    return RepeatHeaders(key=idempotency_key, retries=int(count) if count.isdecimal() else 0)
+    return Marks(key=idempotency_key, retries=int(count) if count.isdecimal() else 0)
 
 
-Repeats = Annotated[RepeatHeaders, Depends(_repeats)]
+Repeats = Annotated[Marks, Depends(_repeats)]
 
 
 @dataclass(frozen=True, kw_only=True)

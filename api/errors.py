@@ -28,6 +28,7 @@ STATUS: dict[type[errors.TunepoolError], int] = {
     errors.InProgressError: 409,
     errors.TooLargeError: 413,
     errors.QuotaExceededError: 429,
+    errors.RateLimitedError: 429,
     errors.UnavailableError: 503,
     errors.StoreUnavailableError: 503,
     errors.ObjectsUnavailableError: 503,

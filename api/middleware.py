@@ -1,6 +1,7 @@
 """What happens around every request, before any route is known: its id, its log line, its time, its host, and the 500.
 
-Plain ASGI, outermost first: RequestContext, HostCheck, then `api.auth.Authentication`. Nothing here reads a body.
+Plain ASGI, outermost first: RequestContext, HostCheck, then `api.auth.Authentication` and `api.ratelimit.RateLimit`.
+Nothing here reads a body.
 """
 
 import re

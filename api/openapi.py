@@ -21,7 +21,7 @@ DESCRIPTIONS = {
     404: "It is not there, or another team's.",
     409: "The state does not allow it. Carries `x-should-retry`.",
     413: "Over a size limit.",
-    429: "A limit of the team is used up.",
+    429: "Too many requests of this key (`retry-after` says when to repeat), or a limit of the team is used up.",
     500: "A fault of this service; the log has it under the request id.",
     503: "A part of the system does not answer; try again.",
 }
@@ -48,11 +48,11 @@ EXAMPLES = {
     404: ("No such job: ftjob-0199a7c4", "not_found", None),
     409: ("The job has succeeded already; it cannot be cancelled.", "invalid_state", None),
     413: ("the body is over 1048576 bytes, the most that is accepted here", "too_large", None),
-    429: ("The team's budget is used up.", "insufficient_quota", None),
+    429: ("this key may send 6000 requests a minute; wait a moment", "rate_limit_exceeded", None),
     500: ("Something went wrong inside Tunepool; …", "internal_error", None),
     503: ("The database does not answer. Try again later.", "store_unavailable", None),
 }
-EVERYWHERE = (401, 500, 503)
+EVERYWHERE = (401, 429, 500, 503)
 FORBIDDEN_WHERE = frozenset({"post", "put", "delete"})
 
 

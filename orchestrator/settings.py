@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     max_file_bytes: int = Field(default=512 * 1024**2, ge=1024)
     max_upload_bytes: int = Field(default=8 * 1024**3, ge=1024)
+    rate_limit_per_minute: int = Field(default=6000, ge=1)
+    """Requests of one API key, for each process of the API; a stream counts once."""
     min_training_rows: int = Field(default=10, ge=1)
 
     ray_address: str = ""

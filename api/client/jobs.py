@@ -1,7 +1,6 @@
 """Fine-tuning jobs: submit, look, follow, stop."""
 
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict, Unpack
 
@@ -46,8 +45,7 @@ class Jobs:
 
     def create(self, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]) -> Job:
         """Submit a job. Repeats of one call make one job; so do calls with the same idempotency key within a day."""
-        key = idempotency_key or str(uuid.uuid4())
-        return Job.model_validate(self._transport.post(JOBS, fields, idempotency_key=key))
+        return Job.model_validate(self._transport.post(JOBS, fields, idempotency_key=idempotency_key))
 
     def get(self, job_id: str) -> Job:
         return Job.model_validate(self._transport.get(f"{JOBS}/{job_id}"))

@@ -7,6 +7,7 @@ dropped connection, a time-out, 429 and 5xx are retried, with the server's `retr
 import io
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ class Transport:
         return self._json("GET", path, params=params)
 
     def post(self, path: str, body: Body | None = None, *, idempotency_key: str | None = None) -> Any:
-        return self._json("POST", path, body=body, idempotency_key=idempotency_key)
+        """`idempotency_key` makes repeats of this call known; the repeats within it always are."""
+        return self._json("POST", path, body=body, idempotency_key=idempotency_key or str(uuid.uuid4()))
 
     def delete(self, path: str) -> Any:
         return self._json("DELETE", path)
@@ -60,12 +62,13 @@ class Transport:
         self, path: str, content: Path | bytes, *, field_name: str, fields: Mapping[str, str] | None = None
     ) -> Any:
         """Send a file as multipart/form-data, streamed from where it is and opened anew for each try."""
+        headers = {"idempotency-key": str(uuid.uuid4())}
 
         def send() -> httpx2.Response:
             with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as body:
                 name = content.name if isinstance(content, Path) else "upload"
                 part = (name, body, "application/octet-stream")
-                return _answer(self.http.post(path, data=dict(fields or {}), files={field_name: part}))
+                return _answer(self.http.post(path, data=dict(fields or {}), files={field_name: part}, headers=headers))
 
         return self.attempt(send).json()
 

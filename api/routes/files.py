@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.dependencies import After, FileLimit, Files, Id, Order, Reader, Writer
+from api.dependencies import After, FileLimit, Files, Id, Order, Reader, Repeats, Writer
 from api.downloads import Download
 from api.multipart import Form, Intake, receive_file
 from api.openapi import binary, failures, multipart
@@ -17,12 +17,13 @@ from api.schemas.wire import ListPage, list_page
 from orchestrator.domain.artifacts import File
 from orchestrator.domain.teams import Caller
 from orchestrator.services.files import Files as FilesService
+from orchestrator.services.idempotency import Marks
 
 router = APIRouter(prefix="/v1/files", tags=["Files"], route_class=JsonRoute)
 
 
-@router.post("", responses=failures(400, 413), openapi_extra=multipart(FileForm), summary="Upload a file")
-async def create_file(request: Request, caller: Writer, files: Files) -> FileOut:
+@router.post("", responses=failures(400, 409, 413), openapi_extra=multipart(FileForm), summary="Upload a file")
+async def create_file(request: Request, caller: Writer, files: Files, repeats: Repeats) -> FileOut:
     """A data set as multipart/form-data. It is checked on the way; `status` and `status_details` say the result."""
     intake = Intake(
         file_field="file",
@@ -30,16 +31,17 @@ async def create_file(request: Request, caller: Writer, files: Files) -> FileOut
         max_file_bytes=request.app.state.settings.max_file_bytes,
         limiter=request.app.state.upload_limiter,
     )
-    return FileOut.of(await receive_file(request, intake, partial(_store, files, caller)))
+    return FileOut.of(await receive_file(request, intake, partial(_store, files, caller, repeats)))
 
 
-def _store(files: FilesService, caller: Caller, form: Form, chunks: Iterator[bytes]) -> File:
+def _store(files: FilesService, caller: Caller, marks: Marks, form: Form, chunks: Iterator[bytes]) -> File:
     return files.create(
         caller,
         filename=form.filename,
         purpose=read_purpose(form.fields),
         chunks=chunks,
         expires_after_seconds=lambda: read_expiry(form.fields),
+        marks=marks,
     )
 
 

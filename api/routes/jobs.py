@@ -23,7 +23,8 @@ def show(jobs: JobsService, caller: Caller, job: Job) -> JobOut:
 def create_job(body: JobCreate, caller: Writer, jobs: Jobs, repeats: Repeats) -> JobOut:
     """`model` and `training_file` are enough. What can be known to be wrong is refused at once, with the field's name;
     the rows are tokenized next (`validating_files`), then the job waits for a device (`queued`)."""
-    return show(jobs, caller, jobs.create(caller, body.to_spec(), repeat=repeats.of(body), team=body.team))
+    repeat = repeats.of(body.model_dump(mode="json", exclude_unset=True))
+    return show(jobs, caller, jobs.create(caller, body.to_spec(), repeat=repeat, team=body.team))
 
 
 @router.get("", responses=failures(400), summary="List jobs")

@@ -13,7 +13,8 @@ router = APIRouter(prefix="/v1/keys", tags=["Teams"], route_class=JsonRoute)
 
 @router.post("", responses=failures(400, 413), summary="Create an API key")
 def create_key(body: KeyCreate, caller: Admin, keys: Keys) -> NewKeyOut:
-    """Admins only. `secret` is in this answer and nowhere else."""
+    """Admins only. `secret` is in this answer and nowhere else, so a repeat makes another key: the first one's secret
+    was lost with its answer, and nobody can use it."""
     new = keys.create(
         caller, name=body.name, role=body.role, team=body.team, expires_in_seconds=body.expires_in_seconds
     )

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from api.dependencies import Admin, Id, Reader, Teams
+from api.dependencies import Admin, Id, Reader, Repeats, Teams
 from api.openapi import failures
 from api.requests import JsonRoute
 from api.schemas.teams import TeamCreate, TeamOut
@@ -12,9 +12,9 @@ router = APIRouter(prefix="/v1/teams", tags=["Teams"], route_class=JsonRoute)
 
 
 @router.post("", responses=failures(400, 409, 413), summary="Create a team")
-def create_team(body: TeamCreate, caller: Admin, teams: Teams) -> TeamOut:
+def create_team(body: TeamCreate, caller: Admin, teams: Teams, repeats: Repeats) -> TeamOut:
     """Admins only."""
-    return TeamOut.of(teams.create(caller, body.name))
+    return TeamOut.of(teams.create(caller, body.name, marks=repeats))
 
 
 @router.get("", summary="List teams")

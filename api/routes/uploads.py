@@ -6,7 +6,7 @@ from functools import partial
 from anyio import to_thread
 from fastapi import APIRouter, Request
 
-from api.dependencies import Id, Uploads, Writer
+from api.dependencies import Id, Repeats, Uploads, Writer
 from api.multipart import Form, Intake, receive_file
 from api.openapi import failures, multipart
 from api.requests import JsonRoute
@@ -17,8 +17,8 @@ from orchestrator.services.uploads import MAX_PART_BYTES
 router = APIRouter(prefix="/v1/uploads", tags=["Uploads"], route_class=JsonRoute)
 
 
-@router.post("", responses=failures(400, 413), summary="Begin an upload")
-def create_upload(body: UploadCreate, caller: Writer, uploads: Uploads) -> UploadOut:
+@router.post("", responses=failures(400, 409, 413), summary="Begin an upload")
+def create_upload(body: UploadCreate, caller: Writer, uploads: Uploads, repeats: Repeats) -> UploadOut:
     """It takes parts for an hour."""
     upload = uploads.create(
         caller,
@@ -27,6 +27,7 @@ def create_upload(body: UploadCreate, caller: Writer, uploads: Uploads) -> Uploa
         purpose=body.purpose,
         size_bytes=body.bytes,
         expires_after_seconds=body.expires_after_seconds,
+        marks=repeats,
     )
     return UploadOut.of(upload, None)
 
@@ -37,11 +38,12 @@ def create_upload(body: UploadCreate, caller: Writer, uploads: Uploads) -> Uploa
     openapi_extra=multipart(PartForm),
     summary="Add a part",
 )
-async def add_part(upload_id: Id, request: Request, caller: Writer, uploads: Uploads) -> PartOut:
-    """Up to 64 MiB as multipart/form-data."""
+async def add_part(upload_id: Id, request: Request, caller: Writer, uploads: Uploads, repeats: Repeats) -> PartOut:
+    """Up to 64 MiB as multipart/form-data. A part that is sent twice without an Idempotency-Key may become two, of
+    which the one that completing does not name is dropped."""
 
     def store(form: Form, chunks: Iterator[bytes]) -> UploadPart:
-        return uploads.add_part(caller, upload_id, chunks)
+        return uploads.add_part(caller, upload_id, chunks, key=repeats.key)
 
     intake = Intake(file_field="data", max_file_bytes=MAX_PART_BYTES, limiter=request.app.state.upload_limiter)
     return PartOut.of(await receive_file(request, intake, store))

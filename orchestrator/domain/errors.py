@@ -12,7 +12,8 @@ TunepoolError(message, code, param)
 │  │  ├─ IdempotencyMismatchError
 │  │  └─ InProgressError       the first request with this key is still running; repeating helps
 │  ├─ TooLargeError            over a size limit
-│  └─ QuotaExceededError       a team's budget or limit is used up
+│  ├─ QuotaExceededError       a team's budget or limit is used up
+│  └─ RateLimitedError         too many requests of this key; repeating later helps
 ├─ UnavailableError          try again later
 │  ├─ StoreUnavailableError · ObjectsUnavailableError · ClusterUnavailableError · HubUnavailableError
 ├─ LeaseLostError            internal: someone else acts on the attempt now; drop the result
@@ -102,6 +103,12 @@ class QuotaExceededError(RequestError):
     """A limit of the team is used up."""
 
     code = "insufficient_quota"
+
+
+class RateLimitedError(RequestError):
+    """This key sends too many requests. Try again later."""
+
+    code = "rate_limit_exceeded"
 
 
 class UnavailableError(TunepoolError):

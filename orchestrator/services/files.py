@@ -10,17 +10,20 @@ from datetime import timedelta
 
 from orchestrator.domain.artifacts import File, FilePurpose, FileStatus
 from orchestrator.domain.datasets import DatasetReport, DatasetValidator
-from orchestrator.domain.errors import InvalidRequestError, TooLargeError
+from orchestrator.domain.errors import IdempotencyMismatchError, InvalidRequestError, NotFoundError, TooLargeError
 from orchestrator.domain.ids import new_file_id
 from orchestrator.domain.pages import Page
 from orchestrator.domain.teams import Caller
 from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import file_key
 from orchestrator.objects.writer import WrittenObject
+from orchestrator.services import idempotency
+from orchestrator.services.idempotency import UNMARKED, Claim, Marks
 from orchestrator.services.teams import require_member
 from orchestrator.store import files
 from orchestrator.store.session import Store, WriteTx
 
+SCOPE = "POST /v1/files"
 MAX_FILENAME_CHARACTERS = 255
 EXPIRY_SECONDS = range(3600, 2_592_001)
 """One hour to 30 days, OpenAI's range."""
@@ -55,11 +58,14 @@ class Files:
         purpose: str,
         chunks: Iterable[bytes],
         expires_after_seconds: Seconds | Callable[[], Seconds] = None,
+        marks: Marks = UNMARKED,
     ) -> File:
         """Store and check a data set. A broken one is stored too, with status error and a report of its problems.
 
+        The same bytes again under the same name give the first one's file when `marks` tell a repeat.
         `expires_after_seconds` may be a function: it is asked when the chunks are exhausted. An exception out of
-        `chunks` leaves nothing behind. Raises TooLargeError, InvalidRequestError, ObjectsUnavailableError.
+        `chunks` leaves nothing behind. Raises TooLargeError, InvalidRequestError, ObjectsUnavailableError, and
+        IdempotencyMismatchError for the key of another file.
         """
         require_member(caller)
         accepted = check_purpose(purpose)
@@ -70,8 +76,27 @@ class Files:
         except InvalidRequestError:
             self.objects.delete(dataset.written.key)
             raise
-        with self.store.write() as tx:
-            return insert_dataset(tx, dataset, filename=filename, purpose=accepted, expires_after_seconds=seconds)
+        said = {
+            "sha256": dataset.written.sha256,
+            "filename": filename,
+            "purpose": purpose,
+            "expires_after_seconds": seconds,
+        }
+        try:
+            with self.store.write() as tx:
+                claim = idempotency.claim(tx, caller, scope=SCOPE, repeat=marks.of(said))
+                if isinstance(claim, Claim):
+                    file = insert_dataset(
+                        tx, dataset, filename=filename, purpose=accepted, expires_after_seconds=seconds
+                    )
+                    claim.record(tx, file.file_id)
+                    return file
+                first = files.get_file(tx, claim, caller.team_id)
+        except (IdempotencyMismatchError, NotFoundError):
+            self.objects.delete(dataset.written.key)
+            raise
+        self.objects.delete(dataset.written.key)
+        return first
 
     def get(self, caller: Caller, file_id: str) -> File:
         with self.store.read() as tx:

@@ -5,6 +5,9 @@ record, in the transaction that creates: under the client's Idempotency-Key when
 own. A repeat is known by its key, or, when the client says that this is a retry, by the hash of the same request.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -20,15 +23,20 @@ RETRY_WINDOW = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeat:
-    """How a request may be known again. `fingerprint` is a hash of its body; `retries` is the client's own count."""
+class Marks:
+    """How a client marks a request that it may send again. `retries` is its own count, 0 for the first send."""
 
-    fingerprint: str
     key: str | None = None
     retries: int = 0
 
+    def of(self, said: Mapping[str, object]) -> "Repeat":
+        """Two requests are the same when they say the same, whatever the order of their fields and their encoding."""
+        text = json.dumps(said, sort_keys=True)
+        return Repeat(fingerprint=hashlib.sha256(text.encode()).hexdigest(), key=self.key, retries=self.retries)
+
     @property
     def may_be_one(self) -> bool:
+        """Whether the request may be a repeat."""
         return self.key is not None or self.retries > 0
 
     def __post_init__(self) -> None:
@@ -36,6 +44,16 @@ class Repeat:
             raise InvalidRequestError(
                 f"Idempotency-Key must have 1 to {LONGEST_KEY_CHARACTERS} characters", param="Idempotency-Key"
             )
+
+
+UNMARKED = Marks()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat(Marks):
+    """How a request may be known again. `fingerprint` is a hash of what it says."""
+
+    fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError, NotFoundError
 from orchestrator.domain.teams import Caller, Role, Team
+from orchestrator.services import idempotency
+from orchestrator.services.idempotency import UNMARKED, Claim, Marks
 from orchestrator.store import teams
 from orchestrator.store.session import ReadTx, Store
 
+SCOPE = "POST /v1/teams"
 _NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 
 
@@ -39,15 +42,21 @@ def find_named_team(tx: ReadTx, name_or_id: str) -> Team:
 class Teams:
     store: Store
 
-    def create(self, caller: Caller, name: str) -> Team:
-        """Names are lower case letters, digits and dashes, because they become part of model names."""
+    def create(self, caller: Caller, name: str, *, marks: Marks = UNMARKED) -> Team:
+        """Names are lower case letters, digits and dashes, because they become part of model names. A repeat, by its
+        `marks`, gives the first one's team; raises ConflictError for the name of another."""
         require_admin(caller)
         if not _NAME.match(name):
             raise InvalidRequestError(
                 f"{name!r} is not a team's name: use up to 63 lower case letters, digits and dashes", param="name"
             )
         with self.store.write() as tx:
-            return teams.insert_team(tx, name=name)
+            claim = idempotency.claim(tx, caller, scope=SCOPE, repeat=marks.of({"name": name}))
+            if not isinstance(claim, Claim):
+                return teams.get_team(tx, claim)
+            team = teams.insert_team(tx, name=name)
+            claim.record(tx, team.team_id)
+            return team
 
     def get(self, caller: Caller, team_id: str) -> Team:
         if caller.visible_team_id not in {None, team_id}:

@@ -14,6 +14,7 @@ import structlog
 
 from orchestrator.domain.artifacts import File, Upload, UploadPart, UploadStatus
 from orchestrator.domain.errors import (
+    ConflictError,
     IllegalTransitionError,
     InvalidRequestError,
     NotFoundError,
@@ -24,11 +25,14 @@ from orchestrator.domain.ids import new_part_id, new_upload_id
 from orchestrator.domain.teams import Caller
 from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import upload_part_key, upload_prefix
+from orchestrator.services import idempotency
 from orchestrator.services.files import check_expiry, check_purpose, clean_filename, insert_dataset, store_dataset
+from orchestrator.services.idempotency import UNMARKED, Claim, Marks, Repeat
 from orchestrator.services.teams import require_member
 from orchestrator.store import files, uploads
-from orchestrator.store.session import ReadTx, Store
+from orchestrator.store.session import ReadTx, Store, WriteTx
 
+SCOPE = "POST /v1/uploads"
 UPLOAD_SECONDS = 3600
 """How long an upload takes parts, as OpenAI's do."""
 MAX_PART_BYTES = 64 * 1024**2
@@ -52,8 +56,12 @@ class Uploads:
         purpose: str,
         size_bytes: int,
         expires_after_seconds: int | None = None,
+        marks: Marks = UNMARKED,
     ) -> Upload:
-        """Announce a file of exactly `size_bytes`. The expiry is the file's, counted from its creation."""
+        """Announce a file of exactly `size_bytes`. The expiry is the file's, counted from its creation.
+
+        A repeat, by its `marks`, gives the first one's upload. Raises IdempotencyMismatchError for another's key.
+        """
         require_member(caller)
         accepted = check_purpose(purpose)
         check_expiry(expires_after_seconds)
@@ -61,8 +69,18 @@ class Uploads:
             raise TooLargeError(f"at most {self.max_upload_bytes} bytes are accepted here", param="bytes")
         if size_bytes < 1:
             raise InvalidRequestError("bytes must be at least 1", param="bytes")
+        said = {
+            "filename": filename,
+            "mime_type": mime_type,
+            "purpose": purpose,
+            "bytes": size_bytes,
+            "expires_after_seconds": expires_after_seconds,
+        }
         with self.store.write() as tx:
-            return uploads.insert_upload(
+            claim = _claim_upload(tx, caller, marks.of(said))
+            if isinstance(claim, Upload):
+                return claim
+            upload = uploads.insert_upload(
                 tx,
                 Upload(
                     upload_id=new_upload_id(),
@@ -78,6 +96,8 @@ class Uploads:
                     file_expires_after_seconds=expires_after_seconds,
                 ),
             )
+            claim.record(tx, upload.upload_id)
+            return upload
 
     def get(self, caller: Caller, upload_id: str) -> tuple[Upload, File | None]:
         """The upload as it is now, and its file once it is completed, unless that was deleted."""
@@ -85,9 +105,15 @@ class Uploads:
             upload = _read(tx, caller, upload_id)
             return upload, files.find_file(tx, upload.file_id, upload.team_id) if upload.file_id else None
 
-    def add_part(self, caller: Caller, upload_id: str, chunks: Iterable[bytes]) -> UploadPart:
-        """Store a part; parts may come at the same time and in any order. Raises TooLargeError, or
-        IllegalTransitionError when the upload takes no more."""
+    def add_part(
+        self, caller: Caller, upload_id: str, chunks: Iterable[bytes], *, key: str | None = None
+    ) -> UploadPart:
+        """Store a part; parts may come at the same time and in any order. The same bytes with the same idempotency
+        `key` are the first one's part. Without a key every send is a part of its own: a file may have two parts with
+        the same bytes, so they tell no repeat, and a part that is not named in the end is dropped.
+
+        Raises TooLargeError, IllegalTransitionError when the upload takes no more, IdempotencyMismatchError.
+        """
         require_member(caller)
         with self.store.read() as tx:
             upload = _require_open(_read(tx, caller, upload_id))
@@ -97,8 +123,8 @@ class Uploads:
         # A part whose answer was lost is sent again, so the sum may pass the announced size, within reason.
         left_bytes = 2 * upload.size_bytes + MAX_PART_BYTES - sum(part.size_bytes for part in known)
         part_id = new_part_id()
-        key = upload_part_key(upload.team_id, upload_id, part_id)
-        with self.objects.open_upload(key) as writer:
+        object_key = upload_part_key(upload.team_id, upload_id, part_id)
+        with self.objects.open_upload(object_key) as writer:
             for chunk in chunks:
                 if writer.size_bytes + len(chunk) > min(MAX_PART_BYTES, left_bytes):
                     raise TooLargeError(
@@ -109,22 +135,30 @@ class Uploads:
                 writer.write(chunk)
             if not writer.size_bytes:
                 raise InvalidRequestError("the part is empty", code="empty_part", param="data")
-            size_bytes = writer.finish().size_bytes
+            written = writer.finish()
+        repeat = Marks(key=key).of({"sha256": written.sha256})
         try:
             with self.store.write() as tx:
-                return uploads.insert_part(
-                    tx,
-                    UploadPart(
-                        part_id=part_id,
-                        upload_id=upload_id,
-                        created_at=tx.now(),
-                        size_bytes=size_bytes,
-                        object_key=key,
-                    ),
-                )
-        except IllegalTransitionError:
-            self.objects.delete(key)
+                claim = idempotency.claim(tx, caller, scope=f"{SCOPE}/{upload_id}/parts", repeat=repeat)
+                if isinstance(claim, Claim):
+                    part = uploads.insert_part(
+                        tx,
+                        UploadPart(
+                            part_id=part_id,
+                            upload_id=upload_id,
+                            created_at=tx.now(),
+                            size_bytes=written.size_bytes,
+                            object_key=object_key,
+                        ),
+                    )
+                    claim.record(tx, part_id)
+                    return part
+                first = uploads.get_part(tx, claim, upload_id)
+        except (ConflictError, NotFoundError):
+            self.objects.delete(object_key)
             raise
+        self.objects.delete(object_key)
+        return first
 
     def complete(
         self, caller: Caller, upload_id: str, part_ids: Sequence[str], *, md5: str | None = None
@@ -195,6 +229,22 @@ class Uploads:
                     uploads.delete_part(tx, part.part_id)
         except UnavailableError as error:
             log.warning("parts of an upload are left to the sweep", upload=upload.upload_id, reason=error.message)
+
+
+def _claim_upload(tx: WriteTx, caller: Caller, repeat: Repeat) -> Claim | Upload:
+    """A claim for a new upload, or the one that the first request made.
+
+    An upload that has parts, or an end, was answered: what says the same without a key is another wish for one.
+    """
+    claim = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat)
+    if isinstance(claim, Claim):
+        return claim
+    first = uploads.get_upload(tx, claim, caller.team_id)
+    if repeat.key is not None or (first.status is UploadStatus.PENDING and not uploads.list_parts(tx, claim)):
+        return first
+    anew = idempotency.claim(tx, caller, scope=SCOPE, repeat=replace(repeat, retries=0))
+    assert isinstance(anew, Claim), "a first send without a key is never a repeat"
+    return anew
 
 
 def _read(tx: ReadTx, caller: Caller, upload_id: str) -> Upload:

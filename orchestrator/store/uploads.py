@@ -59,6 +59,13 @@ def insert_part(tx: WriteTx, part: UploadPart) -> UploadPart:
     return _part(row)
 
 
+def get_part(tx: ReadTx, part_id: str, upload_id: str) -> UploadPart:
+    row = tx.row(select(upload_parts).where(upload_parts.c.part_id == part_id, upload_parts.c.upload_id == upload_id))
+    if row is None:
+        raise NotFoundError(f"No such part of this upload: {part_id}")
+    return _part(row)
+
+
 def list_parts(tx: ReadTx, upload_id: str) -> list[UploadPart]:
     """In the order in which they arrived."""
     query = select(upload_parts).where(upload_parts.c.upload_id == upload_id)

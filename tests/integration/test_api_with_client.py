@@ -5,11 +5,16 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
+import stamina
 
 from api.client import Tunepool
 from api.client.errors import ApiError
-from tests.support.openai_clients import tickets
+from api.client.files import Files
+from api.client.teams import Teams
+from api.client.transport import Transport
+from tests.support.openai_clients import LostAnswers, tickets
 from tests.support.servers import ApiServer
 from tests.support.trainers import working
 
@@ -85,3 +90,25 @@ def test_what_admins_do(client: Tunepool, api_server: ApiServer, tiny_model: Pat
             viewer.teams.create(name="x")
         assert caught.value.status == 403
     assert client.keys.revoke(key.id).deleted
+
+
+def test_what_a_client_sends_again_is_made_once(api_server: ApiServer, tmp_path: Path) -> None:
+    """The answers to its first sends are lost."""
+    transport = Transport(api_server.url, api_server.admin_key, max_retries=2)
+    network = LostAnswers(losses=2)
+    transport.http.close()
+    transport.http = httpx2.Client(base_url=api_server.url, headers=transport.http.headers, transport=network)
+    files, teams = Files(transport), Teams(transport)
+    try:
+        with stamina.set_testing(True, attempts=3, cap=True):
+            file = files.create(_write_rows(tmp_path))
+            network.losses = 2
+            team = teams.create(name="science")
+        assert [request.url.path for request in network.sent] == ["/v1/files"] * 3 + ["/v1/teams"] * 3
+        assert [found.id for found in files.all()] == [file.id]
+        assert team.id in {found.id for found in teams.list()}
+        with pytest.raises(ApiError) as caught:
+            teams.create(name="science")
+        assert caught.value.status == 409
+    finally:
+        transport.close()

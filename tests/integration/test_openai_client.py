@@ -364,6 +364,68 @@ def test_an_answer_that_was_lost_does_not_make_a_second_job(api_server: ApiServe
         assert second.id != job.id, "a request that is no retry is a wish of its own"
 
 
+def test_an_answer_that_was_lost_does_not_make_a_second_file(api_server: ApiServer, kind: str) -> None:
+    key, data = api_server.make_key(), tickets(3)
+    with open_client(api_server, kind, key=key) as calm, open_client(api_server, kind, key=key, losses=2) as unlucky:
+        made = unlucky.upload(data)
+        assert [request.headers["x-stainless-retry-count"] for request in unlucky.transport.sent] == ["0", "1", "2"]
+        files = calm.openai.files
+        assert [file.id for file in calm.collect(files.list())] == [made]
+        assert calm.do(files.content(made)).read() == data
+        assert len(list(api_server.services.objects.list("teams/"))) == 1, "what a repeat stored is dropped"
+        assert calm.upload(data) != made, "a request that is no retry is a wish of its own"
+        unlucky.transport.losses = 1
+        assert unlucky.upload(tickets(4)) != made, "a retry with other bytes is another file"
+
+
+def test_an_upload_whose_answers_are_all_lost_makes_one_file(api_server: ApiServer, kind: str) -> None:
+    data = tickets(3)
+    ask = {"filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune", "bytes": 2 * len(data)}
+    with open_client(api_server, kind) as unlucky:
+        uploads, made = unlucky.openai.uploads, []
+        for _ in range(2):
+            unlucky.transport.losses = 1
+            upload = unlucky.do(uploads.create(**ask))
+            part_ids = []
+            for _ in range(2):
+                unlucky.transport.losses = 1
+                part_ids.append(unlucky.do(uploads.parts.create(upload.id, data=data)).id)
+            unlucky.transport.losses = 1
+            made.append(unlucky.do(uploads.complete(upload.id, part_ids=part_ids)).file.id)
+        assert len(unlucky.transport.sent) == 16
+        files = unlucky.openai.files
+        assert [file.id for file in unlucky.collect(files.list())] == made[::-1]
+        assert unlucky.do(files.content(made[1])).read() == data + data
+        stored = [item.key for item in api_server.services.objects.list("teams/")]
+        assert len(stored) == 2, f"no part is left: {stored}"
+
+
+def test_an_idempotency_key_makes_one_file_upload_and_part(client: Client) -> None:
+    uploads, data = client.openai.uploads, tickets(3)
+    ask = {"filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune", "bytes": len(data)}
+    headers = {"Idempotency-Key": "mine"}
+
+    def create_upload(**changes: Any) -> Any:
+        return uploads.create(**{**ask, **changes}, extra_headers=headers)
+
+    def add_part(sent: bytes) -> Any:
+        return uploads.parts.create(upload.id, data=sent, extra_headers=headers)
+
+    def create_file(sent: bytes) -> Any:
+        return client.openai.files.create(file=("a.jsonl", sent), purpose="fine-tune", extra_headers=headers)
+
+    upload = client.do(create_upload())
+    part = client.do(add_part(data))
+    assert client.do(create_upload()).id == upload.id
+    assert client.do(add_part(data)).id == part.id
+    assert client.do(create_file(data)).id == client.do(create_file(data)).id
+    calls = [lambda: create_upload(bytes=1), lambda: add_part(data[:9]), lambda: create_file(data[:9])]
+    codes = {_fails(client, openai.ConflictError, call)["code"] for call in calls}
+    assert codes == {"idempotency_key_reused"}
+    client.do(uploads.complete(upload.id, part_ids=[part.id]))
+    assert len(client.collect(client.openai.files.list())) == 2
+
+
 def test_an_idempotency_key_makes_one_job_of_one_body(client: Client) -> None:
     file_id = client.upload()
     headers = {"Idempotency-Key": "my-own-key"}
