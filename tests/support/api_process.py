@@ -41,6 +41,7 @@ def run_api(folder: Path, storage: StorageServer, *, database_url: str = "") -> 
         "TUNEPOOL_S3_SECRET_KEY": storage.secret_key,
         "TUNEPOOL_API_PORT": str(port),
         "TUNEPOOL_LOG_LEVEL": "warning",
+        "TUNEPOOL_RATE_LIMIT_PER_MINUTE": "1000000",
     }
     made = subprocess.run(
         [sys.executable, "-m", "orchestrator", "bootstrap"], env=environment, capture_output=True, text=True, check=True
