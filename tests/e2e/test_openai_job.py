@@ -67,6 +67,7 @@ def test_a_job_from_upload_to_adapter(stack: RunningStack, openai: OpenAI, tiny_
     assert openai.models.delete(done.fine_tuned_model).deleted
 
 
+@pytest.mark.slow
 def test_a_job_continues_from_the_adapter_of_another(stack: RunningStack, openai: OpenAI, tmp_path: Path) -> None:
     """Its loss begins where the first one's ended, and the first one's model stays as long as the job runs."""
     file = openai.files.create(file=write_rows(tmp_path / "train.jsonl"), purpose="fine-tune")
