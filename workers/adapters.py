@@ -104,6 +104,7 @@ def describe_lineage(
         "chat_template_sha256": _hash_json(tokenizer.chat_template),
         "dataset_sha256": dataset_hashes,
         "plan": spec.plan.model_dump(),
+        "parent": {"name": spec.parent.name, "weights_sha256": spec.parent.weights.sha256} if spec.parent else None,
         "seed": spec.plan.seed,
         "resumed_from_step": spec.resume_from.step if spec.resume_from else None,
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},

@@ -67,6 +67,16 @@ class CostSummary(Result):
     final: bool
 
 
+class Parent(Result):
+    """What a job continues from: a fine-tuned model (`adapter_id`) or a checkpoint (`checkpoint_id`)."""
+
+    name: str
+    job_id: str
+    adapter_id: str | None = None
+    checkpoint_id: str | None = None
+    step: int
+
+
 class Job(Result):
     id: str
     status: str
@@ -85,6 +95,7 @@ class Job(Result):
     metadata: dict[str, str] | None = None
     suffix: str | None = None
     team: str | None = None
+    parent: Parent | None = None
     phase: str | None = None
     progress: Progress | None = None
     attempt: int = 0
@@ -197,6 +208,7 @@ class Adapter(Result):
     """The fine-tuned model's name."""
     job_id: str
     base_model: str
+    parent: Parent | None = None
     created_at: int
     size_bytes: int
     files: tuple[StoredFile, ...]

@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from api.schemas.adapters import ParentOut
 from api.schemas.wire import Identified, Money, Wire, find_unix, unix, usd
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.jobs import Job
@@ -113,6 +114,8 @@ class JobOut(Identified):
     """The team's name."""
     created_by: str
     """The id of the API key that submitted the job."""
+    parent: ParentOut | None
+    """What `model` names when that is no base model; training starts from its weights."""
     phase: str | None
     """The finer stage: loading_model, training, uploading, …"""
     queued_at: int | None
@@ -163,6 +166,7 @@ class JobOut(Identified):
             suffix=spec.suffix,
             team=extras.team_name,
             created_by=job.created_by,
+            parent=ParentOut.find(job.parent.lineage if job.parent else None),
             phase=job.phase,
             queued_at=find_unix(job.queued_at),
             started_at=find_unix(job.started_at),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from orchestrator.domain.parents import Parent
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import JobState
@@ -22,7 +23,8 @@ class JobError:
 class Job:
     """`plan` and `footprints` (bytes by device kind) are None until the files are validated.
 
-    `phase` is the finer stage shown beside the state. `model_name` is the base model's registry name.
+    `phase` is the finer stage shown beside the state. `model_name` is the base model's registry name, and
+    `model_revision` what it had when the job was accepted. `parent` is what the job goes on from.
     `not_before_at` holds a retry back. `trained_tokens` is kept current while the job runs.
     """
 
@@ -52,6 +54,8 @@ class Job:
     finished_at: datetime | None
     cancel_requested_at: datetime | None
     pause_requested_at: datetime | None
+    model_revision: str | None = None
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

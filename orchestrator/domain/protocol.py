@@ -58,6 +58,13 @@ class CheckpointSource(Message):
     files: tuple[RemoteFile, ...]
 
 
+class ParentSource(Message):
+    """Another job's adapter weights to start from, when there is no checkpoint of the job's own."""
+
+    name: str
+    weights: RemoteFile
+
+
 class DeviceGrant(Message):
     """The share of one device that the attempt may use."""
 
@@ -91,6 +98,7 @@ class AttemptSpec(Message):
     probe_environment: dict[str, str] = {}
     spec_echo: dict[str, Any] = {}
     """The job's spec and lineage as they go into the adapter's manifest."""
+    parent: ParentSource | None = None
 
 
 class StopReason(Message):

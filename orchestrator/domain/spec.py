@@ -136,7 +136,8 @@ class JobShape(Strict):
     """All of a job but its rows: what a plan and an estimate can be made of."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    """A base model (see GET /v1/models), a folder below an allowed root, or a hub id."""
+    """A base model (see GET /v1/models), a folder below an allowed root, a hub id, or one of the team's fine-tuned
+    models or a checkpoint of one, to continue from: what `lora` and `quantization` do not say is then as there."""
     validation_file: FileId | None = None
     """A file's id; its loss is measured and never trained on."""
     method: Method = Method()

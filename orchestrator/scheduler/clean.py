@@ -134,38 +134,47 @@ class Clean:
     def _drop_checkpoint(self, checkpoint: Checkpoint) -> None:
         """The row goes first and the manifest second: from then on nobody takes it for a checkpoint."""
         with self._store.write() as tx:
-            checkpoints.delete_checkpoint(tx, checkpoint.checkpoint_id)
+            is_gone = checkpoints.delete_checkpoint(tx, checkpoint.checkpoint_id)
+        if not is_gone:
+            return
         self._objects.delete(checkpoint.key_prefix + MANIFEST_NAME)
         self._objects.delete_prefix(checkpoint.key_prefix)
 
     def _tidy(self, job_id: str) -> None:
-        """Keep the published adapter and the newest checkpoint; everything else that the job wrote goes."""
+        """Keep the published adapter, the newest checkpoint and those that jobs go on from; the rest goes."""
         with self._store.write() as tx:
             newest = checkpoints.find_latest(tx, job_id)
             for checkpoint in checkpoints.list_checkpoints(tx, job_id, limit=ROWS_PER_DELETE).items:
                 if newest is not None and checkpoint.checkpoint_id != newest.checkpoint_id:
                     checkpoints.delete_checkpoint(tx, checkpoint.checkpoint_id)
-        self._delete_objects(job_id, kept=newest)
+            kept = checkpoints.list_checkpoints(tx, job_id, limit=ROWS_PER_DELETE).items
+        self._delete_objects(job_id, kept=kept)
         with self._store.write() as tx:
             sweeps.record_sweep(tx, job_id, TIDY_STAGE)
 
     def _forget(self, job_id: str) -> bool:
-        """Logs, metrics and the last checkpoint; the job, its events, its bill and its adapter stay."""
+        """Logs, metrics and the last checkpoint; the job, its events, its bill and its adapter stay.
+
+        A checkpoint that a job goes on from stays too, and the job is looked at again until it may go.
+        """
         with self._store.write() as tx:
             for checkpoint in checkpoints.list_checkpoints(tx, job_id, limit=ROWS_PER_DELETE).items:
                 checkpoints.delete_checkpoint(tx, checkpoint.checkpoint_id)
+            kept = checkpoints.list_checkpoints(tx, job_id, limit=ROWS_PER_DELETE).items
             is_more = sweeps.delete_output(tx, job_id, ROWS_PER_DELETE) > 0
         if is_more:
             return True
-        self._delete_objects(job_id, kept=None)
+        self._delete_objects(job_id, kept=kept)
+        if kept:
+            return False
         with self._store.write() as tx:
             sweeps.record_sweep(tx, job_id, FORGET_STAGE)
         return False
 
-    def _delete_objects(self, job_id: str, *, kept: Checkpoint | None) -> None:
+    def _delete_objects(self, job_id: str, *, kept: Sequence[Checkpoint]) -> None:
         with self._store.read() as tx:
             adapter = adapters.find_adapter_of_job(tx, job_id)
-        prefixes = tuple(thing.key_prefix for thing in (adapter, kept) if thing is not None)
+        prefixes = tuple(thing.key_prefix for thing in (adapter, *kept) if thing is not None)
         for item in self._objects.list(job_prefix(job_id)):
             if not item.key.startswith(prefixes):
                 self._objects.delete(item.key)

@@ -10,8 +10,9 @@ from typing import Any
 from orchestrator.domain.artifacts import File
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.jobs import Job
+from orchestrator.domain.parents import Parent
 from orchestrator.domain.pool import Device
-from orchestrator.domain.protocol import AttemptSpec, DeviceGrant, ModelSource, RemoteFile
+from orchestrator.domain.protocol import AttemptSpec, DeviceGrant, ModelSource, ParentSource, RemoteFile
 from orchestrator.objects.client import Objects
 from orchestrator.scheduler.grants import Grants
 from orchestrator.scheduler.limits import RunLimit, choose_run_limit
@@ -110,6 +111,7 @@ class Orders:
             work_dir=f"{settings.work_root}/{attempt.attempt_id}",
             cache_dir=settings.cache_dir,
             spec_echo=_echo(inputs, model),
+            parent=parent_source(self._objects, job.parent, seconds=seconds) if job.parent else None,
         )
 
 
@@ -117,6 +119,16 @@ def remote_file(objects: Objects, file: File, name: str, *, seconds: int) -> Rem
     """`name` is ours: a user's file name never reaches a node's disk."""
     url = objects.presign_get(file.object_key, seconds)
     return RemoteFile(name=name, url=url, size_bytes=file.size_bytes, sha256=file.sha256)
+
+
+def parent_source(objects: Objects, parent: Parent, *, seconds: int) -> ParentSource:
+    """The weights alone: how they are shaped is in the plan."""
+    weights = parent.weights
+    url = objects.presign_get(parent.key_prefix + weights.name, seconds)
+    return ParentSource(
+        name=parent.name,
+        weights=RemoteFile(name=weights.name, url=url, size_bytes=weights.size_bytes, sha256=weights.sha256),
+    )
 
 
 def _echo(inputs: OrderInputs, model: ModelSource) -> dict[str, Any]:
@@ -127,6 +139,7 @@ def _echo(inputs: OrderInputs, model: ModelSource) -> dict[str, Any]:
         "seed": inputs.job.seed,
         "spec": inputs.job.spec.model_dump(mode="json"),
         "base_model": {"name": model.name, "revision": model.revision},
+        "parent": inputs.job.parent.lineage if inputs.job.parent else None,
         "training_file": {"id": inputs.training_file.file_id, "sha256": inputs.training_file.sha256},
         "validation_file": {"id": validation.file_id, "sha256": validation.sha256} if validation else None,
     }

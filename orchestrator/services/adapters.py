@@ -139,7 +139,8 @@ class Adapters:
         return Tar(adapter=found, size_bytes=blocks * TAR_BLOCK_BYTES, chunks=self._write_tar(found, manifest))
 
     def delete(self, caller: Caller, adapter: str) -> None:
-        """Out of sight at once; the bytes are swept later. Raises NotFoundError, also when repeated."""
+        """Out of sight at once; the bytes are swept later. Raises NotFoundError, also when repeated, and ConflictError
+        (model_in_use) while a job that has not ended continues from it."""
         require_member(caller)
         found = self.get(caller, adapter)
         with self.store.write() as tx:
@@ -190,6 +191,7 @@ def build_manifest(
         "attempt_id": attempt.attempt_id,
         "attempt_number": attempt.number,
         "base_model": job.model_name,
+        "parent": job.parent.lineage if job.parent else None,
         "spec": job.spec.model_dump(mode="json"),
         "plan": job.plan.model_dump(mode="json"),
         "step": report.step,

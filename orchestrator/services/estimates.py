@@ -27,7 +27,7 @@ from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TokenReport, TrainingP
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.spec import AUTO, EstimateSpec, JobShape, JobSpec
 from orchestrator.domain.teams import Caller
-from orchestrator.services.jobs import ResolveModel
+from orchestrator.services.parents import ResolveModel, resolve_model
 from orchestrator.services.pool import read_pool, read_price
 from orchestrator.store import files
 from orchestrator.store.session import ReadTx, Store
@@ -101,7 +101,7 @@ class Estimates:
 
     def estimate(self, caller: Caller, spec: EstimateSpec | JobSpec) -> JobEstimate:
         """Raises InvalidRequestError, naming the field, for what would be refused at submission too."""
-        model = self.models.resolve(spec.model)
+        spec, model, _ = resolve_model(self.store, self.models, spec, caller.visible_team_id)
         with self.store.read() as tx:
             rows = _find_rows(_find_file(tx, caller, spec), spec, model.facts)
             plan = resolve_plan(spec, model.facts, seed=spec.seed or 0, tokens=_report(rows))

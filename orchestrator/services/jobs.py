@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from orchestrator.domain.artifacts import Adapter, Checkpoint, File, FilePurpose, FileStatus
 from orchestrator.domain.attempts import Attempt
@@ -20,13 +19,13 @@ from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.pages import Page
 from orchestrator.domain.placement import WaitingJob, could_ever_fit
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan, resolve_plan
-from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.spec import AUTO, JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import idempotency
 from orchestrator.services.costs import Bill, read_bill, running_usd_micros
 from orchestrator.services.idempotency import Claim, Repeat
+from orchestrator.services.parents import ResolveModel, hold_parent, resolve_model
 from orchestrator.services.pool import DeviceView
 from orchestrator.services.teams import find_named_team, require_member
 from orchestrator.store import (
@@ -48,12 +47,6 @@ from orchestrator.store.session import ReadTx, Store, WriteTx
 SCOPE = "POST /v1/fine_tuning/jobs"
 HOLDS_NOTHING = frozenset({JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED})
 """States in which a job has no attempt, so that it can be moved at once."""
-
-
-class ResolveModel(Protocol):
-    def resolve(self, name: str) -> BaseModel:
-        """May ask the object store or the hub, so no transaction is open around it."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +77,11 @@ class Jobs:
         require_member(caller)
         if (first := self._find_first(caller, repeat)) is not None:
             return first
-        model = self.models.resolve(spec.model)
+        spec, model, parent = resolve_model(self.store, self.models, spec, self._find_team_id(caller, team))
         seed = secrets.randbelow(2**31) if spec.seed is None else spec.seed
         if not model.facts.has_chat_template:
             raise InvalidRequestError(
-                f"{spec.model} has no chat template, so chat rows cannot be rendered for it; choose an instruct model",
+                f"{model.name} has no chat template, so chat rows cannot be rendered for it; choose an instruct model",
                 code="no_chat_template",
                 param="model",
             )
@@ -100,11 +93,19 @@ class Jobs:
             team_id = _choose_team(tx, caller, team)
             self._lock_files(tx, team_id, spec)
             require_fit(tx, spec, _smallest(spec, plan), model.facts)
-            job = jobs.insert_job(
-                tx,
-                NewJob(team_id=team_id, created_by=caller.key_id, spec=spec, seed=seed, model_name=model.name),
-                message=f"The job is created; its files are checked against {model.name}.",
+            if parent is not None:
+                hold_parent(tx, parent)
+            new = NewJob(
+                team_id=team_id,
+                created_by=caller.key_id,
+                spec=spec,
+                seed=seed,
+                model_name=model.name,
+                model_revision=model.revision,
+                parent=parent,
             )
+            start = f"The job is created and will continue from {parent.name}" if parent else "The job is created"
+            job = jobs.insert_job(tx, new, message=f"{start}; its files are checked against {model.name}.")
             claim.record(tx, job.job_id)
             return job
 
@@ -115,6 +116,12 @@ class Jobs:
         with self.store.read() as tx:
             job_id = idempotency.find_first(tx, caller, scope=SCOPE, repeat=repeat)
             return None if job_id is None else jobs.get_job(tx, job_id, caller.visible_team_id)
+
+    def _find_team_id(self, caller: Caller, team: str | None) -> str:
+        if team is None:
+            return caller.team_id
+        with self.store.read() as tx:
+            return _choose_team(tx, caller, team)
 
     def _lock_files(self, tx: WriteTx, team_id: str, spec: JobSpec) -> None:
         """Hold the job's files against deletion. Raises InvalidRequestError, naming the field, for one that is not

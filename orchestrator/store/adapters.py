@@ -5,9 +5,10 @@ from collections.abc import Collection
 from sqlalchemy import RowMapping, delete, select, update
 
 from orchestrator.domain.artifacts import Adapter
-from orchestrator.domain.errors import NotFoundError
+from orchestrator.domain.errors import ConflictError, NotFoundError
 from orchestrator.domain.pages import Page
 from orchestrator.domain.protocol import StoredFile
+from orchestrator.store.jobs import find_continuing
 from orchestrator.store.keyset import Listing, read_page
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import adapters
@@ -48,6 +49,12 @@ def find_adapter_by_name(tx: ReadTx, name: str, team_id: str | None) -> Adapter 
     return None if row is None else _adapter(row)
 
 
+def lock_adapter(tx: WriteTx, adapter_id: str) -> bool:
+    """Whether it is there; if so it is not deleted until the transaction ends."""
+    query = select(adapters.c.adapter_id).where(adapters.c.adapter_id == adapter_id, _LIVE)
+    return tx.row(query.with_for_update(read=True)) is not None
+
+
 def find_adapter_of_job(tx: ReadTx, job_id: str) -> Adapter | None:
     row = tx.row(select(adapters).where(adapters.c.job_id == job_id, _LIVE))
     return None if row is None else _adapter(row)
@@ -71,13 +78,19 @@ def list_adapters(tx: ReadTx, team_id: str | None, *, limit: int = 20, after: st
 
 
 def mark_deleted(tx: WriteTx, adapter_id: str, team_id: str | None = None) -> Adapter:
-    """Hide it; its row stays until its objects are swept. Raises NotFoundError, also when it is hidden already."""
+    """Hide it; its row stays until its objects are swept. Raises NotFoundError, also when it is hidden already.
+
+    Raises ConflictError (model_in_use) while an unfinished job goes on from it; this row's lock and `lock_adapter`'s
+    exclude each other.
+    """
     statement = update(adapters).where(adapters.c.adapter_id == adapter_id, _LIVE)
     if team_id is not None:
         statement = statement.where(adapters.c.team_id == team_id)
     row = tx.row(statement.values(deleted_at=tx.now()).returning(adapters))
     if row is None:
         raise NotFoundError(f"No such adapter: {adapter_id}")
+    if (job_id := find_continuing(tx, adapter_id)) is not None:
+        raise ConflictError(f"Job {job_id} continues from {row['name']} and has not ended.", code="model_in_use")
     return _adapter(row)
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import RowMapping, delete, func, select
 from orchestrator.domain.artifacts import Checkpoint
 from orchestrator.domain.pages import Page
 from orchestrator.domain.protocol import StoredFile
+from orchestrator.store.jobs import find_continuing
 from orchestrator.store.keyset import Listing, read_page
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import checkpoints
@@ -53,6 +54,19 @@ def find_latest(tx: ReadTx, job_id: str) -> Checkpoint | None:
     return None if row is None else _checkpoint(row)
 
 
+def find_at_step(tx: ReadTx, job_id: str, step: int) -> Checkpoint | None:
+    """Of several attempts' the latest one's."""
+    query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.step == step)
+    row = tx.row(query.order_by(checkpoints.c.attempt_number.desc()).limit(1))
+    return None if row is None else _checkpoint(row)
+
+
+def lock_checkpoint(tx: WriteTx, checkpoint_id: str) -> bool:
+    """Whether it is there; if so it is not deleted until the transaction ends."""
+    query = select(checkpoints.c.checkpoint_id).where(checkpoints.c.checkpoint_id == checkpoint_id)
+    return tx.row(query.with_for_update(read=True)) is not None
+
+
 def find_newest_moment(tx: ReadTx, attempt_id: str) -> datetime | None:
     """When the attempt's newest checkpoint was stored: until then its work is kept."""
     moment: datetime | None = tx.scalar(
@@ -61,9 +75,16 @@ def find_newest_moment(tx: ReadTx, attempt_id: str) -> datetime | None:
     return moment
 
 
-def delete_checkpoint(tx: WriteTx, checkpoint_id: str) -> None:
-    """Forget one that is damaged or swept. Do so before its objects go."""
+def delete_checkpoint(tx: WriteTx, checkpoint_id: str) -> bool:
+    """Forget one that is damaged or swept. Do so before its objects go.
+
+    False when it stays, because an unfinished job goes on from it.
+    """
+    tx.row(select(checkpoints.c.checkpoint_id).where(checkpoints.c.checkpoint_id == checkpoint_id).with_for_update())
+    if find_continuing(tx, checkpoint_id) is not None:
+        return False
     tx.execute(delete(checkpoints).where(checkpoints.c.checkpoint_id == checkpoint_id))
+    return True
 
 
 def _checkpoint(row: RowMapping) -> Checkpoint:

@@ -11,6 +11,7 @@ from orchestrator.domain.errors import IllegalTransitionError, NotFoundError
 from orchestrator.domain.ids import new_job_id
 from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.pages import Page
+from orchestrator.domain.parents import Parent
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState, states_before_job
@@ -46,6 +47,8 @@ class NewJob:
     spec: JobSpec
     seed: int
     model_name: str
+    model_revision: str | None = None
+    parent: Parent | None = None
     job_id: str = field(default_factory=new_job_id)
 
 
@@ -74,6 +77,9 @@ def insert_job(tx: WriteTx, job: NewJob, *, message: str) -> Job:
         "spec": spec.model_dump(mode="json"),
         "seed": job.seed,
         "model_name": job.model_name,
+        "model_revision": job.model_revision,
+        "parent_id": job.parent and job.parent.parent_id,
+        "parent": job.parent and job.parent.model_dump(mode="json"),
         "training_file": spec.training_file,
         "validation_file": spec.validation_file,
         "has_metadata": spec.metadata is not None,
@@ -135,6 +141,19 @@ def _matches(job_filter: JobFilter) -> list[ColumnElement[bool]]:
         holds = select(pair.c.job_id).where(pair.c.job_id == jobs.c.job_id, pair.c.key == key, pair.c.value == value)
         where.append(holds.exists())
     return where
+
+
+def list_ending_in(tx: ReadTx, end: str, team_id: str | None) -> list[Job]:
+    """Jobs whose id ends in these characters, which are no wildcards; of one team, or of all."""
+    query = select(jobs).where(jobs.c.job_id.like(f"%{end}"))
+    return [_job(row) for row in tx.rows(query if team_id is None else query.where(jobs.c.team_id == team_id))]
+
+
+def find_continuing(tx: ReadTx, parent_id: str) -> str | None:
+    """A job that goes on from this adapter or checkpoint and has not ended."""
+    query = select(jobs.c.job_id).where(jobs.c.parent_id == parent_id, jobs.c.state.not_in(sorted(FINAL_JOB_STATES)))
+    job_id: str | None = tx.scalar(query.limit(1))
+    return job_id
 
 
 def list_in_state(tx: ReadTx, states: Collection[JobState], limit: int) -> list[Job]:
@@ -323,4 +342,6 @@ def _job(row: RowMapping) -> Job:
         finished_at=row["finished_at"],
         cancel_requested_at=row["cancel_requested_at"],
         pause_requested_at=row["pause_requested_at"],
+        model_revision=row["model_revision"],
+        parent=None if row["parent"] is None else Parent.model_validate(row["parent"]),
     )

@@ -9,6 +9,8 @@ from sqlalchemy import update
 from orchestrator.domain.artifacts import Upload, UploadPart, UploadStatus
 from orchestrator.domain.ids import new_part_id, new_upload_id
 from orchestrator.domain.jobs import Job
+from orchestrator.domain.parents import Parent
+from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import JobState
 from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import file_key, job_prefix, upload_part_key
@@ -68,6 +70,35 @@ def test_an_ended_job_keeps_its_adapter_and_its_newest_checkpoint(rig: Rig) -> N
         assert [c.step for c in checkpoints.list_checkpoints(tx, job.job_id).items] == [10]
         assert adapters.find_adapter_of_job(tx, job.job_id) is not None
         assert len(logs.list_logs(tx, job.job_id)) == 15
+
+
+def test_a_checkpoint_that_a_job_continues_from_outlives_its_own_job(rig: Rig) -> None:
+    made = _finished(rig, age=timedelta(days=91))
+    with rig.store.write() as tx:
+        checkpoint = checkpoints.find_at_step(tx, made.job_id, 5)
+        assert checkpoint is not None
+        parent = Parent(
+            name="ft:smol:team::0a1b2c3d:ckpt-step-5",
+            job_id=made.job_id,
+            adapter_id=None,
+            checkpoint_id=checkpoint.checkpoint_id,
+            step=5,
+            key_prefix=checkpoint.key_prefix,
+            weights=checkpoint.files[0],
+        )
+        file = add_file(tx, made.team_id)
+        spec = JobSpec(model=parent.name, training_file=file.file_id)
+        new = jobs.NewJob(team_id=made.team_id, created_by="key-1", spec=spec, seed=7, model_name="smol", parent=parent)
+        child = jobs.insert_job(tx, new)
+    kept = ["adapter/adapter_model.safetensors", *_checkpoint_keys(5)]
+    rig.step("clean")
+    for _ in range(2):
+        rig.step("clean")
+        assert _keys(rig, made) == kept
+    with rig.store.write() as tx:
+        jobs.apply_job_transition(tx, child.job_id, JobState.CANCELLED, message="Cancelled.")
+    rig.step("clean")
+    assert _keys(rig, made) == kept[:1]
 
 
 def test_a_job_that_has_just_ended_is_left_alone(rig: Rig) -> None:

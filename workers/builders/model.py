@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import Linear4bit as LoraLinear4bit
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from orchestrator.domain.plan import TrainingPlan
@@ -98,6 +99,26 @@ def add_adapter(model: PreTrainedModel, plan: TrainingPlan, *, folder: Path, bas
     if plan.lora_init == "loftq":
         _fit_loftq(adapted, folder)
     return adapted
+
+
+def load_adapter_weights(model: PeftModel, path: Path, *, name: str) -> None:
+    """Give the adapter the weights of another one, which is called `name`.
+
+    Raises UserError, before anything is changed, unless both have the same tensors with the same shapes.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the weights of {name} cannot be read: {str(error)[:300]}") from error
+    wanted = {key: tuple(tensor.shape) for key, tensor in get_peft_model_state_dict(model).items()}
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    if differing := sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)):
+        key = differing[0]
+        raise UserError(
+            f"model: the weights of {name} do not fit: {key} is {found.get(key, 'missing')} in them and "
+            f"{wanted.get(key, 'missing')} here ({len(differing)} tensors differ)"
+        )
+    set_peft_model_state_dict(model, tensors)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from workers.builders.model import (
     adapter_kept_in_float32,
     add_adapter,
     check_plan,
+    load_adapter_weights,
     load_base_model,
     precision_arguments,
 )
@@ -56,6 +57,8 @@ class Inputs:
     training_file: Path
     validation_file: Path | None
     restored: Restored | None
+    parent_weights: Path | None
+    """Of another job's adapter; None when there are none to start from, or a checkpoint of our own."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,21 @@ def fetch_inputs(spec: AttemptSpec, context: Context) -> Inputs:
     work = Path(spec.work_dir)
     training = _fetch_file(spec.training_file, work / "training.jsonl", context)
     validation = _fetch_file(spec.validation_file, work / "validation.jsonl", context) if spec.validation_file else None
-    restored = None
+    restored = parent_weights = None
     if spec.resume_from is not None:
         restored = fetch_checkpoint(spec.resume_from, work / "resume", context.fetch)
         logger.info("going on from the checkpoint of step %d", restored.step)
+    elif spec.parent is not None:
+        parent_weights = _fetch_file(spec.parent.weights, work / "parent" / "adapter_model.safetensors", context)
+        logger.info("starting from the weights of %s", spec.parent.name)
     folder = resolve_model(spec.model, Path(spec.cache_dir), fetch=context.fetch)
-    return Inputs(model_folder=folder, training_file=training, validation_file=validation, restored=restored)
+    return Inputs(
+        model_folder=folder,
+        training_file=training,
+        validation_file=validation,
+        restored=restored,
+        parent_weights=parent_weights,
+    )
 
 
 def load_data(spec: AttemptSpec, context: Context, inputs: Inputs) -> Data:
@@ -142,12 +154,14 @@ def load_data(spec: AttemptSpec, context: Context, inputs: Inputs) -> Data:
 
 
 def build_model(spec: AttemptSpec, context: Context, inputs: Inputs) -> PeftModel:
-    """The frozen base with a fresh adapter on it. Its random numbers depend on the seed alone."""
+    """The frozen base with an adapter on it, fresh or its parent's. Its random numbers depend on the seed alone."""
     context.report(Phase(phase="loading_model"))
     set_fence(spec.device)
     set_seed(spec.plan.seed)
     base = load_base_model(inputs.model_folder, spec.plan, spec.device)
     model = add_adapter(base, spec.plan, folder=inputs.model_folder, base_name=spec.model.hub_id or spec.model.name)
+    if spec.parent is not None and inputs.parent_weights is not None:
+        load_adapter_weights(model, inputs.parent_weights, name=spec.parent.name)
     if spec.plan.lora_init in MUTATING_INITS:
         save_adapter(model, _initial_folder(spec))
     return model

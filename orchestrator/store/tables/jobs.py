@@ -56,6 +56,9 @@ jobs = Table(
     Column("cancel_requested_at", Moment),
     Column("pause_requested_at", Moment),
     Column("sweep_stage", Integer, nullable=False, server_default="0"),
+    Column("model_revision", Str),
+    Column("parent_id", Str),
+    Column("parent", Json),
     one_of("state", JobState),
     CheckConstraint(
         f"(finished_at IS NOT NULL) = (state IN ({sql_list(FINAL_JOB_STATES)}))", name="finished_means_final"
@@ -78,6 +81,7 @@ jobs = Table(
     ),
     Index("ix_jobs_training_file", "training_file", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
     Index("ix_jobs_validation_file", "validation_file", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
+    Index("ix_jobs_parent_id", "parent_id", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
 )
 
 job_metadata = Table(
