@@ -18,7 +18,7 @@ from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import file_key
 from orchestrator.objects.writer import WrittenObject
 from orchestrator.services import idempotency
-from orchestrator.services.idempotency import UNMARKED, Claim, Marks
+from orchestrator.services.idempotency import UNMARKED, Marks
 from orchestrator.services.teams import require_member
 from orchestrator.store import files
 from orchestrator.store.session import Store, WriteTx
@@ -84,14 +84,13 @@ class Files:
         }
         try:
             with self.store.write() as tx:
-                claim = idempotency.claim(tx, caller, scope=SCOPE, repeat=marks.of(said))
-                if isinstance(claim, Claim):
-                    file = insert_dataset(
+                repeat = marks.of(said)
+                first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=dataset.file_id)
+                if first_id is None:
+                    return insert_dataset(
                         tx, dataset, filename=filename, purpose=accepted, expires_after_seconds=seconds
                     )
-                    claim.record(tx, file.file_id)
-                    return file
-                first = files.get_file(tx, claim, caller.team_id)
+                first = files.get_file(tx, first_id, caller.team_id)
         except (IdempotencyMismatchError, NotFoundError):
             self.objects.delete(dataset.written.key)
             raise

@@ -15,6 +15,7 @@ from orchestrator.domain.errors import IdempotencyMismatchError, InvalidRequestE
 from orchestrator.domain.ids import new_uuid7_hex
 from orchestrator.domain.teams import Caller
 from orchestrator.store import idempotency
+from orchestrator.store.idempotency import IdempotencyRecord
 from orchestrator.store.session import ReadTx, WriteTx
 
 LONGEST_KEY_CHARACTERS = 255
@@ -56,20 +57,6 @@ class Repeat(Marks):
     fingerprint: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """The right to create. `record` stores what was created, for repeats."""
-
-    key_id: str
-    scope: str
-    key: str
-
-    def record(self, tx: WriteTx, object_id: str) -> None:
-        idempotency.record_response(
-            tx, key_id=self.key_id, scope=self.scope, idempotency_key=self.key, status=200, body=object_id
-        )
-
-
 def find_first(tx: ReadTx, caller: Caller, *, scope: str, repeat: Repeat) -> str | None:
     """The id of what the same request created before; None for a request that is not known to be a repeat.
 
@@ -86,11 +73,11 @@ def find_first(tx: ReadTx, caller: Caller, *, scope: str, repeat: Repeat) -> str
         return None
     if first.fingerprint != repeat.fingerprint:
         raise IdempotencyMismatchError
-    return first.body
+    return first.object_id
 
 
-def claim(tx: WriteTx, caller: Caller, *, scope: str, repeat: Repeat) -> Claim | str:
-    """A claim for a new request, or the id of what the first one created.
+def claim(tx: WriteTx, caller: Caller, *, scope: str, repeat: Repeat, object_id: str) -> str | None:
+    """None when the request is new, and recorded as the maker of `object_id`; else the id of what the first one made.
 
     Two requests at once with one key: the second waits for the first's transaction. Raises IdempotencyMismatchError
     when the key came before with another body.
@@ -99,13 +86,17 @@ def claim(tx: WriteTx, caller: Caller, *, scope: str, repeat: Repeat) -> Claim |
         found = find_first(tx, caller, scope=scope, repeat=repeat)
         if found is not None:
             return found
-    key = repeat.key if repeat.key is not None else f"unnamed-{new_uuid7_hex()}"
-    first = idempotency.claim_record(
-        tx, key_id=caller.key_id, scope=scope, idempotency_key=key, fingerprint=repeat.fingerprint
+    record = IdempotencyRecord(
+        key_id=caller.key_id,
+        scope=scope,
+        idempotency_key=repeat.key if repeat.key is not None else f"unnamed-{new_uuid7_hex()}",
+        fingerprint=repeat.fingerprint,
+        created_at=tx.now(),
+        object_id=object_id,
     )
+    first = idempotency.record_request(tx, record)
     if first is None:
-        return Claim(key_id=caller.key_id, scope=scope, key=key)
+        return None
     if first.fingerprint != repeat.fingerprint:
         raise IdempotencyMismatchError
-    assert first.body is not None, "a record and what it created are committed together"
-    return first.body
+    return first.object_id

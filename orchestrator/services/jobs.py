@@ -14,6 +14,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.estimate import estimate_footprints
 from orchestrator.domain.estimate_changes import describe_misfit
+from orchestrator.domain.ids import new_job_id
 from orchestrator.domain.jobs import Event, Job, LogRecord, MetricRecord
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.pages import Page
@@ -24,7 +25,7 @@ from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import idempotency
 from orchestrator.services.costs import Bill, read_bill, running_usd_micros
-from orchestrator.services.idempotency import Claim, Repeat
+from orchestrator.services.idempotency import Repeat
 from orchestrator.services.parents import ResolveModel, hold_parent, resolve_model
 from orchestrator.services.pool import DeviceView
 from orchestrator.services.teams import find_named_team, require_member
@@ -86,16 +87,18 @@ class Jobs:
                 param="model",
             )
         plan = resolve_plan(spec, model.facts, seed=seed)
+        job_id = new_job_id()
         with self.store.write() as tx:
-            claim = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat)
-            if not isinstance(claim, Claim):
-                return jobs.get_job(tx, claim, caller.visible_team_id)
+            first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=job_id)
+            if first_id is not None:
+                return jobs.get_job(tx, first_id, caller.visible_team_id)
             team_id = _choose_team(tx, caller, team)
             self._lock_files(tx, team_id, spec)
             require_fit(tx, spec, _smallest(spec, plan), model.facts)
             if parent is not None:
                 hold_parent(tx, parent)
             new = NewJob(
+                job_id=job_id,
                 team_id=team_id,
                 created_by=caller.key_id,
                 spec=spec,
@@ -105,9 +108,7 @@ class Jobs:
                 parent=parent,
             )
             start = f"The job is created and will continue from {parent.name}" if parent else "The job is created"
-            job = jobs.insert_job(tx, new, message=f"{start}; its files are checked against {model.name}.")
-            claim.record(tx, job.job_id)
-            return job
+            return jobs.insert_job(tx, new, message=f"{start}; its files are checked against {model.name}.")
 
     def _find_first(self, caller: Caller, repeat: Repeat) -> Job | None:
         """A repeat is answered from the first one's job alone: its model may be gone by now, or slow to ask for."""

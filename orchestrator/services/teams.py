@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError, NotFoundError
+from orchestrator.domain.ids import new_team_id
 from orchestrator.domain.teams import Caller, Role, Team
 from orchestrator.services import idempotency
-from orchestrator.services.idempotency import UNMARKED, Claim, Marks
+from orchestrator.services.idempotency import UNMARKED, Marks
 from orchestrator.store import teams
 from orchestrator.store.session import ReadTx, Store
 
@@ -51,12 +52,11 @@ class Teams:
                 f"{name!r} is not a team's name: use up to 63 lower case letters, digits and dashes", param="name"
             )
         with self.store.write() as tx:
-            claim = idempotency.claim(tx, caller, scope=SCOPE, repeat=marks.of({"name": name}))
-            if not isinstance(claim, Claim):
-                return teams.get_team(tx, claim)
-            team = teams.insert_team(tx, name=name)
-            claim.record(tx, team.team_id)
-            return team
+            team_id, repeat = new_team_id(), marks.of({"name": name})
+            first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=team_id)
+            if first_id is not None:
+                return teams.get_team(tx, first_id)
+            return teams.insert_team(tx, name=name, team_id=team_id)
 
     def get(self, caller: Caller, team_id: str) -> Team:
         if caller.visible_team_id not in {None, team_id}:

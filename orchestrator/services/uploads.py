@@ -27,7 +27,7 @@ from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import upload_part_key, upload_prefix
 from orchestrator.services import idempotency
 from orchestrator.services.files import check_expiry, check_purpose, clean_filename, insert_dataset, store_dataset
-from orchestrator.services.idempotency import UNMARKED, Claim, Marks, Repeat
+from orchestrator.services.idempotency import UNMARKED, Marks, Repeat
 from orchestrator.services.teams import require_member
 from orchestrator.store import files, uploads
 from orchestrator.store.session import ReadTx, Store, WriteTx
@@ -77,13 +77,14 @@ class Uploads:
             "expires_after_seconds": expires_after_seconds,
         }
         with self.store.write() as tx:
-            claim = _claim_upload(tx, caller, marks.of(said))
-            if isinstance(claim, Upload):
-                return claim
-            upload = uploads.insert_upload(
+            upload_id = new_upload_id()
+            first = _find_first(tx, caller, marks.of(said), upload_id)
+            if first is not None:
+                return first
+            return uploads.insert_upload(
                 tx,
                 Upload(
-                    upload_id=new_upload_id(),
+                    upload_id=upload_id,
                     team_id=caller.team_id,
                     created_at=tx.now(),
                     expires_at=tx.now() + timedelta(seconds=UPLOAD_SECONDS),
@@ -96,8 +97,6 @@ class Uploads:
                     file_expires_after_seconds=expires_after_seconds,
                 ),
             )
-            claim.record(tx, upload.upload_id)
-            return upload
 
     def get(self, caller: Caller, upload_id: str) -> tuple[Upload, File | None]:
         """The upload as it is now, and its file once it is completed, unless that was deleted."""
@@ -139,9 +138,10 @@ class Uploads:
         repeat = Marks(key=key).of({"sha256": written.sha256})
         try:
             with self.store.write() as tx:
-                claim = idempotency.claim(tx, caller, scope=f"{SCOPE}/{upload_id}/parts", repeat=repeat)
-                if isinstance(claim, Claim):
-                    part = uploads.insert_part(
+                scope = f"{SCOPE}/{upload_id}/parts"
+                first_id = idempotency.claim(tx, caller, scope=scope, repeat=repeat, object_id=part_id)
+                if first_id is None:
+                    return uploads.insert_part(
                         tx,
                         UploadPart(
                             part_id=part_id,
@@ -151,9 +151,7 @@ class Uploads:
                             object_key=object_key,
                         ),
                     )
-                    claim.record(tx, part_id)
-                    return part
-                first = uploads.get_part(tx, claim, upload_id)
+                first = uploads.get_part(tx, first_id, upload_id)
         except (ConflictError, NotFoundError):
             self.objects.delete(object_key)
             raise
@@ -231,20 +229,20 @@ class Uploads:
             log.warning("parts of an upload are left to the sweep", upload=upload.upload_id, reason=error.message)
 
 
-def _claim_upload(tx: WriteTx, caller: Caller, repeat: Repeat) -> Claim | Upload:
-    """A claim for a new upload, or the one that the first request made.
+def _find_first(tx: WriteTx, caller: Caller, repeat: Repeat, upload_id: str) -> Upload | None:
+    """None when the request is new, and recorded as the maker of `upload_id`; else the upload that the first one made.
 
     An upload that has parts, or an end, was answered: what says the same without a key is another wish for one.
     """
-    claim = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat)
-    if isinstance(claim, Claim):
-        return claim
-    first = uploads.get_upload(tx, claim, caller.team_id)
-    if repeat.key is not None or (first.status is UploadStatus.PENDING and not uploads.list_parts(tx, claim)):
+    first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=upload_id)
+    if first_id is None:
+        return None
+    first = uploads.get_upload(tx, first_id, caller.team_id)
+    if repeat.key is not None or (first.status is UploadStatus.PENDING and not uploads.list_parts(tx, first_id)):
         return first
-    anew = idempotency.claim(tx, caller, scope=SCOPE, repeat=replace(repeat, retries=0))
-    assert isinstance(anew, Claim), "a first send without a key is never a repeat"
-    return anew
+    again = idempotency.claim(tx, caller, scope=SCOPE, repeat=replace(repeat, retries=0), object_id=upload_id)
+    assert again is None, "a first send without a key is never a repeat"
+    return None
 
 
 def _read(tx: ReadTx, caller: Caller, upload_id: str) -> Upload:

@@ -1,14 +1,13 @@
-"""Which requests were carried out already, and what was answered.
+"""Which requests were carried out already, and what they made.
 
-The record is claimed in its own transaction before the work, or in the work's transaction; either way the primary key
-lets one claimant through. `status` and `body` are None while the first request runs.
+A record is inserted in the transaction that makes the object; the primary key lets one of several through.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, delete, select, update
+from sqlalchemy import ColumnElement, RowMapping, delete, select
 
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.accounts import idempotency_records as records
@@ -16,15 +15,14 @@ from orchestrator.store.tables.accounts import idempotency_records as records
 
 @dataclass(frozen=True, kw_only=True)
 class IdempotencyRecord:
-    """`fingerprint` is a hash of the request; `body` is the answer's text, exactly as it was sent."""
+    """`fingerprint` is a hash of the request."""
 
     key_id: str
     scope: str
     idempotency_key: str
     fingerprint: str
     created_at: datetime
-    status: int | None
-    body: str | None
+    object_id: str
 
 
 def find_record(tx: ReadTx, *, key_id: str, scope: str, idempotency_key: str) -> IdempotencyRecord | None:
@@ -32,32 +30,12 @@ def find_record(tx: ReadTx, *, key_id: str, scope: str, idempotency_key: str) ->
     return None if row is None else _record(row)
 
 
-def claim_record(
-    tx: WriteTx, *, key_id: str, scope: str, idempotency_key: str, fingerprint: str
-) -> IdempotencyRecord | None:
-    """None: the claim is ours. Otherwise the record of the request that came first, committed or finished."""
-    statement = tx.insert(records).values(
-        key_id=key_id, scope=scope, idempotency_key=idempotency_key, fingerprint=fingerprint, created_at=tx.now()
-    )
-    won = tx.row(
-        statement.on_conflict_do_nothing(index_elements=["key_id", "scope", "idempotency_key"]).returning(
-            records.c.key_id
-        )
-    )
-    if won is not None:
+def record_request(tx: WriteTx, record: IdempotencyRecord) -> IdempotencyRecord | None:
+    """None: the record is stored, and the object to be made. Otherwise the record of the request that came first."""
+    statement = tx.insert(records).values(asdict(record))
+    if tx.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "scope", "idempotency_key"])):
         return None
-    return find_record(tx, key_id=key_id, scope=scope, idempotency_key=idempotency_key)
-
-
-def record_response(tx: WriteTx, *, key_id: str, scope: str, idempotency_key: str, status: int, body: str) -> None:
-    """Keep the answer for repeats."""
-    statement = update(records).where(*_named(key_id, scope, idempotency_key))
-    tx.execute(statement.values(status=status, body=body))
-
-
-def release_record(tx: WriteTx, *, key_id: str, scope: str, idempotency_key: str) -> None:
-    """Give up a claim without an answer, so that a repeat carries the request out."""
-    tx.execute(delete(records).where(*_named(key_id, scope, idempotency_key), records.c.status.is_(None)))
+    return find_record(tx, key_id=record.key_id, scope=record.scope, idempotency_key=record.idempotency_key)
 
 
 def find_recent_by_fingerprint(

@@ -1,14 +1,13 @@
 """Jobs: what users asked for, and the one guarded write that moves a job from state to state."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, case, func, insert, or_, select, update
 
 from orchestrator.domain.errors import IllegalTransitionError, NotFoundError
-from orchestrator.domain.ids import new_job_id
 from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.pages import Page
 from orchestrator.domain.parents import Parent
@@ -42,6 +41,7 @@ CHANGEABLE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
+    job_id: str
     team_id: str
     created_by: str
     spec: JobSpec
@@ -49,7 +49,6 @@ class NewJob:
     model_name: str
     model_revision: str | None = None
     parent: Parent | None = None
-    job_id: str = field(default_factory=new_job_id)
 
 
 @dataclass(frozen=True, kw_only=True)

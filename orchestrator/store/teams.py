@@ -9,9 +9,9 @@ from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.accounts import teams
 
 
-def insert_team(tx: WriteTx, *, name: str) -> Team:
+def insert_team(tx: WriteTx, *, name: str, team_id: str | None = None) -> Team:
     """Raises ConflictError (name_taken) when a team has this name."""
-    statement = tx.insert(teams).values(team_id=new_team_id(), name=name, created_at=tx.now())
+    statement = tx.insert(teams).values(team_id=team_id or new_team_id(), name=name, created_at=tx.now())
     row = tx.row(statement.on_conflict_do_nothing(index_elements=["name"]).returning(teams))
     if row is None:
         raise ConflictError(f"There is a team named {name!r} already.", code="name_taken", param="name")

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from orchestrator.domain.artifacts import Upload, UploadPart, UploadStatus
-from orchestrator.domain.ids import new_part_id, new_upload_id
+from orchestrator.domain.ids import new_job_id, new_part_id, new_upload_id
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.parents import Parent
 from orchestrator.domain.spec import JobSpec
@@ -88,7 +88,15 @@ def test_a_checkpoint_that_a_job_continues_from_outlives_its_own_job(rig: Rig) -
         )
         file = add_file(tx, made.team_id)
         spec = JobSpec(model=parent.name, training_file=file.file_id)
-        new = jobs.NewJob(team_id=made.team_id, created_by="key-1", spec=spec, seed=7, model_name="smol", parent=parent)
+        new = jobs.NewJob(
+            job_id=new_job_id(),
+            team_id=made.team_id,
+            created_by="key-1",
+            spec=spec,
+            seed=7,
+            model_name="smol",
+            parent=parent,
+        )
         child = jobs.insert_job(tx, new)
     kept = ["adapter/adapter_model.safetensors", *_checkpoint_keys(5)]
     rig.step("clean")

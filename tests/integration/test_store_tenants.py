@@ -8,10 +8,11 @@ import pytest
 from orchestrator.domain import outcomes
 from orchestrator.domain.artifacts import Adapter, FilePurpose, FileStatus, Upload, UploadPart, UploadStatus
 from orchestrator.domain.errors import ConflictError, IllegalTransitionError, InvalidRequestError, NotFoundError
-from orchestrator.domain.ids import new_part_id, new_upload_id
+from orchestrator.domain.ids import new_job_id, new_part_id, new_upload_id
 from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.domain.teams import Role
 from orchestrator.store import adapters, attempts, files, idempotency, jobs, keys, teams, uploads
+from orchestrator.store.idempotency import IdempotencyRecord
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
 from tests.support.threads import run_together
@@ -259,42 +260,35 @@ def test_fifty_requests_with_one_key_do_the_work_once(store: Store) -> None:
     with store.write() as tx:
         team_id = rows.add_team(tx).team_id
         key_id, file_id = rows.add_key(tx, team_id).key_id, rows.add_file(tx, team_id).file_id
-    record = {"key_id": key_id, "scope": "POST /v1/fine_tuning/jobs", "idempotency_key": "abc"}
+    named = {"key_id": key_id, "scope": "POST /v1/fine_tuning/jobs", "idempotency_key": "abc"}
 
-    def submit() -> str | None:
+    def submit() -> str:
         with store.write() as tx:
-            earlier = idempotency.claim_record(tx, **record, fingerprint="f")
-            if earlier is not None:
-                return earlier.body
-            job = rows.add_job(tx, team_id, training_file=file_id)
-            idempotency.record_response(tx, **record, status=200, body=job.job_id)
-            return job.job_id
+            record = IdempotencyRecord(**named, fingerprint="f", created_at=tx.now(), object_id=new_job_id())
+            earlier = idempotency.record_request(tx, record)
+            if earlier is None:
+                rows.add_job(tx, team_id, job_id=record.object_id, training_file=file_id)
+            return (earlier or record).object_id
 
     results = run_together([submit] * 50)
     with store.read() as tx:
         (job,) = jobs.list_jobs(tx, jobs.JobFilter(), limit=100).items
-        found = idempotency.find_record(tx, **record)
+        found = idempotency.find_record(tx, **named)
     assert set(results) == {job.job_id}
     assert found is not None
-    assert (found.status, found.body, found.fingerprint) == (200, job.job_id, "f")
+    assert (found.object_id, found.fingerprint) == (job.job_id, "f")
 
 
-def test_records_are_released_found_again_and_forgotten(store: Store) -> None:
+def test_records_are_found_again_and_forgotten(store: Store) -> None:
     with store.write() as tx:
         key_id = rows.add_key(tx, rows.add_team(tx).team_id).key_id
-        record = {"key_id": key_id, "scope": "s", "idempotency_key": "one"}
-        assert idempotency.claim_record(tx, **record, fingerprint="f") is None
-        claimed = idempotency.claim_record(tx, **record, fingerprint="other")
-        assert claimed is not None
-        assert (claimed.fingerprint, claimed.status, claimed.body) == ("f", None, None)
-        idempotency.release_record(tx, **record)
-        assert idempotency.find_record(tx, **record) is None
-        idempotency.claim_record(tx, **record, fingerprint="f")
-        idempotency.record_response(tx, **record, status=200, body="{}")
-        idempotency.release_record(tx, **record)
+        named = {"key_id": key_id, "scope": "s", "idempotency_key": "one"}
+        first = IdempotencyRecord(**named, fingerprint="f", created_at=tx.now(), object_id="job-1")
+        assert idempotency.record_request(tx, first) is None
+        assert idempotency.record_request(tx, replace(first, fingerprint="other", object_id="job-2")) == first
         find = {"key_id": key_id, "scope": "s", "fingerprint": "f"}
-        found = idempotency.find_recent_by_fingerprint(tx, **find, since=tx.now() - MINUTE)
-        assert found == idempotency.find_record(tx, **record)
+        assert idempotency.find_recent_by_fingerprint(tx, **find, since=tx.now() - MINUTE) == first
         assert idempotency.find_recent_by_fingerprint(tx, **find, since=tx.now() + MINUTE) is None
         assert idempotency.delete_older(tx, tx.now()) == 0
         assert idempotency.delete_older(tx, tx.now() + MINUTE) == 1
+        assert idempotency.find_record(tx, **named) is None

@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.domain.artifacts import Adapter, Checkpoint, File, FilePurpose, FileStatus
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.errors import InvalidRequestError
-from orchestrator.domain.ids import new_adapter_id, new_checkpoint_id, new_file_id, new_team_id
+from orchestrator.domain.ids import new_adapter_id, new_checkpoint_id, new_file_id, new_job_id, new_team_id
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.protocol import Entry, LogLine, Metric, StoredFile
@@ -53,7 +53,7 @@ def add_file(tx: WriteTx, team_id: str, **changes: Any) -> File:
     return files.insert_file(tx, make_file(tx, team_id, **changes))
 
 
-def add_job(tx: WriteTx, team_id: str | None = None, **spec: Any) -> Job:
+def add_job(tx: WriteTx, team_id: str | None = None, *, job_id: str | None = None, **spec: Any) -> Job:
     """A job in validating_files."""
     team_id = team_id or add_team(tx).team_id
     if "training_file" not in spec:
@@ -63,7 +63,14 @@ def add_job(tx: WriteTx, team_id: str | None = None, **spec: Any) -> Job:
     asked = JobSpec(**{"model": "smol", **spec})
     return jobs.insert_job(
         tx,
-        jobs.NewJob(team_id=team_id, created_by="key-1", spec=asked, seed=7, model_name=asked.model),
+        jobs.NewJob(
+            job_id=job_id or new_job_id(),
+            team_id=team_id,
+            created_by="key-1",
+            spec=asked,
+            seed=7,
+            model_name=asked.model,
+        ),
         message="The job is created.",
     )
 

@@ -1,6 +1,6 @@
 """Teams, their keys, and the answers that a repeated request gets again."""
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, Table
+from sqlalchemy import Column, ForeignKey, Index, Table
 
 from orchestrator.domain.teams import Role
 from orchestrator.store.columns import Moment, Str
@@ -38,8 +38,6 @@ idempotency_records = Table(
     Column("idempotency_key", Str, primary_key=True),
     Column("fingerprint", Str, nullable=False),
     Column("created_at", Moment, nullable=False, index=True),
-    Column("status", Integer),
-    Column("body", Str),
-    CheckConstraint("(status IS NULL) = (body IS NULL)", name="response"),
+    Column("object_id", Str, nullable=False),
     Index("ix_idempotency_records_fingerprint", "key_id", "scope", "fingerprint", "created_at"),
 )
