@@ -24,9 +24,9 @@ _UNITS = {"b": 1, "k": 2**10, "m": MIB, "g": 2**30}
 def set_fence(grant: DeviceGrant) -> None:
     """Refuse allocations beyond the reserved share: out of memory here instead of in a neighbour. For a whole process.
 
-    On CUDA the allocator keeps it. On a CPU the kernel does, by RLIMIT_DATA: private memory that can be written, whether
-    or not it was touched (setrlimit(2), Linux 4.7 and later). What a process has of that before it trains, a GiB of
-    libraries that nobody touches, is no part of what is reserved, so the limit is set by how much more may come.
+    On CUDA the allocator keeps it. On a CPU the kernel does, by RLIMIT_DATA: private memory that can be written,
+    whether or not it was touched (setrlimit(2), Linux 4.7 and later). What a process has of that before it trains, a
+    GiB of libraries that nobody touches, is no part of what is reserved: the limit is set by how much more may come.
     """
     if grant.kind == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(1.0, grant.reserved_bytes / grant.device_bytes), 0)

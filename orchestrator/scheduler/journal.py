@@ -25,7 +25,7 @@ from orchestrator.domain.protocol import (
 
 SIGNAL_NAMES = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 MEMORY_SIGNALS = frozenset({6, 7, 9, 11})
-"""What ends a process that was refused memory (SIGABRT, SIGBUS, SIGSEGV), and what the kernel sends when it has none."""
+"""What ends a process that was refused memory (SIGABRT, SIGBUS, SIGSEGV); what the kernel sends when it has none."""
 NEAR_RESERVATION = 0.9
 """A process that such a signal ended with a peak above this fraction of its reservation probably wanted memory."""
 

@@ -42,7 +42,7 @@ def optimizer_arguments(plan: TrainingPlan, kind: Literal["cpu", "cuda"]) -> dic
 
 
 def state_bytes(plan: TrainingPlan, weight: torch.Tensor) -> int:
-    """What the optimizer will keep for a trained weight, in bytes, from the first step on; paged states count in full."""
+    """What the optimizer keeps for a trained weight after the first step, in bytes; paged states count in full."""
     match plan.optimizer:
         case "adamw":
             return 2 * weight.nbytes
