@@ -1,4 +1,4 @@
-"""The fence of a training process on a CPU: what it has reserved it may use, and beyond that it dies alone and says why."""
+"""The fence of a training process on a CPU: what is reserved it may use; beyond that it dies alone and says why."""
 
 import os
 import subprocess
