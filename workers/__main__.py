@@ -101,7 +101,7 @@ def report_failure(spec: AttemptSpec, context: Context, error: Exception) -> Non
         memory.lift_fence(spec.device)
         peak = memory.read_peak(spec.device)
         context.report(peak)
-        failed = failed.model_copy(update={"message": memory.explain_shortage(spec.device, peak, error)})
+        failed = failed.model_copy(update={"message": memory.explain_shortage(spec.device, peak, failed.detail)})
     logger.exception("the training failed: %s", failed.failure)
     context.report(failed)
 

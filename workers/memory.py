@@ -51,10 +51,10 @@ def fence_headroom_bytes() -> int:
     return CPU_FENCE_BYTES + (STACKS_PER_CORE * torch.get_num_threads() + SPARE_STACKS) * stack
 
 
-def explain_shortage(grant: DeviceGrant, peak: Peak, error: BaseException) -> str:
-    """One sentence with the peak, the reservation, and what was refused, as far as that is known."""
+def explain_shortage(grant: DeviceGrant, peak: Peak, detail: str) -> str:
+    """One sentence with the peak, the reservation, and what was refused, if the traceback `detail` tells."""
     used = peak.device_bytes if grant.kind == "cpu" else peak.reserved_bytes
-    found = _ASKED.search(str(error))
+    found = _ASKED.search(detail)
     asked = f" when it asked for {_mib(float(found[1]) * _UNITS[found[2][0].lower()])} more" if found else ""
     reserved = _mib(grant.reserved_bytes)
     return f"The training ran out of memory{asked}: its peak was {_mib(used)}, and {reserved} are reserved."

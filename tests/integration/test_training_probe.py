@@ -53,14 +53,18 @@ def test_the_run_is_the_same_with_the_probe_and_without(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, direct: bool
 ) -> None:
     monkeypatch.setattr("workers.recipes.sft.can_compute_directly", lambda model: direct)
-    shared = {"plan": make_plan(**PLANS[name], eval_steps=2), "validation_rows": make_rows(3, start=20)}
+    # An evaluation before the first step puts the random states back too, so one plan goes without.
+    evaluates = name != "dropout, accumulation"
+    shared: dict[str, Any] = {"plan": make_plan(**PLANS[name], eval_steps=2 if evaluates else None)}
+    if evaluates:
+        shared["validation_rows"] = make_rows(3, start=20)
     contexts, outcomes = [], []
     for case in ("with", "without"):
         if case == "without":
             monkeypatch.setattr(probe, "try_batch", lambda *args, **options: None)
         contexts.append(ObservedContext(tmp_path / case / "local"))
         outcomes.append(train(make_attempt(tmp_path / case, tiny_model, **shared), contexts[-1]))
-    for figure in (*FIGURES, "eval_loss"):
+    for figure in (*FIGURES, *(["eval_loss"] if evaluates else [])):
         first, second = (read_losses(context.folder, figure) for context in contexts)
         assert first, figure
         assert first == second, figure

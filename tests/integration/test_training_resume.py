@@ -157,9 +157,8 @@ def test_a_checkpoint_of_another_adapter_is_refused(tmp_path: Path, tiny_model: 
 def test_a_run_goes_on_with_a_smaller_micro_batch_where_it_was(
     tmp_path: Path, tiny_model: Path, remedy: dict[str, Any], stop_at: int
 ) -> None:
-    """What follows an attempt that ran out of memory: the same rows in the same steps, within and between epochs, though
-    eight rows are no multiple of six. Sums are rounded in another order, so four digits agree and not every bit. (An
-    epoch's fraction counts micro-batches.)
+    """What follows an attempt that ran out of memory: the same rows in the same steps, within and between epochs,
+    though eight rows are no multiple of six. Sums are rounded in another order, so four digits agree and not every bit.
     """
     first_plan = make_plan(micro_batch_rows=6, accumulation_steps=1)
     whole = ObservedContext(tmp_path / "whole" / "local")
