@@ -20,6 +20,7 @@ from pathlib import Path
 
 import stamina.instrumentation
 
+from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.protocol import AttemptSpec, Phase, ValidationSpec
 from workers.context import Context, LocalContext, RemoteContext, end_process_group, write_all
 from workers.failures import classify
@@ -76,21 +77,33 @@ def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
 
 
 def train(path: Path, *, started_at: float) -> int:
-    """Run the recipe of the spec's method; its outcome, or the failure, is the last report."""
+    """Run the recipe of the spec's method, within its memory; its outcome, or the failure, is the last report."""
     spec = AttemptSpec.model_validate_json(path.read_bytes())
     context = _open_context(spec)
     context.report(Phase(phase="starting"))
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if spec.model.kind == "hub" else "1")
     try:
         recipe = importlib.import_module(RECIPES[spec.plan.method])
+        importlib.import_module("workers.memory").set_fence(spec.device)
         outcome = recipe.run(spec, context, started_at=started_at)
     except Exception as error:
-        failed = classify(error)
-        logger.exception("the training failed: %s", failed.failure)
-        context.report(failed)
+        report_failure(spec, context, error)
         return 1
     context.report(outcome)
     return 0
+
+
+def report_failure(spec: AttemptSpec, context: Context, error: Exception) -> None:
+    """Report the failure; out of memory with the peak, which is what the next attempt is planned by."""
+    failed = classify(error)
+    if failed.failure is FailureKind.OUT_OF_MEMORY:
+        memory = importlib.import_module("workers.memory")
+        memory.lift_fence(spec.device)
+        peak = memory.read_peak(spec.device)
+        context.report(peak)
+        failed = failed.model_copy(update={"message": memory.explain_shortage(spec.device, peak, failed.detail)})
+    logger.exception("the training failed: %s", failed.failure)
+    context.report(failed)
 
 
 def validate(path: Path) -> int:

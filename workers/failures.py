@@ -70,7 +70,7 @@ _KIND_BY_CLASS: Mapping[str, FailureKind] = {
     "safetensors._safetensors_rust.SafetensorError": FailureKind.MODEL,
     "jinja2.exceptions.TemplateError": FailureKind.BAD_DATA,
 }
-_MEMORY_TEXTS = ("can't allocate memory", "cannot allocate memory", "out of memory")
+_MEMORY_TEXTS = ("can't allocate memory", "cannot allocate memory", "out of memory", "std::bad_alloc")
 """torch reports a failed allocation on the CPU, and some CUDA libraries theirs, as a RuntimeError with this text."""
 _TEXTS: Mapping[FailureKind, str] = {
     FailureKind.OUT_OF_MEMORY: "The training ran out of memory on its device.",

@@ -129,14 +129,6 @@ def _checkpoint(plan: TrainingPlan) -> TrainingPlan | None:
     return None if plan.gradient_checkpointing else plan.model_copy(update={"gradient_checkpointing": True})
 
 
-def _halve_micro_batch(plan: TrainingPlan) -> TrainingPlan | None:
-    """The next smaller divisor of the batch, at most half, so that a step still trains on as many rows."""
-    if plan.micro_batch_rows == 1:
-        return None
-    rows = max(n for n in range(1, plan.micro_batch_rows // 2 + 1) if plan.batch_rows % n == 0)
-    return plan.model_copy(update={"micro_batch_rows": rows, "accumulation_steps": plan.batch_rows // rows})
-
-
 def _quantize(plan: TrainingPlan) -> TrainingPlan | None:
     if plan.quantization in {"nf4", "fp4"} or plan.lora_init in INITS_OF_16_BIT:
         return None
@@ -163,7 +155,7 @@ MOVES = (
             "micro_batch_rows": "training.micro_batch_size",
             "accumulation_steps": "training.gradient_accumulation",
         },
-        step=_halve_micro_batch,
+        step=TrainingPlan.halve_micro_batch,
     ),
     _Move(effect="base weights in 4 bits", fields={"quantization": "quantization.type"}, step=_quantize),
     _Move(effect="longer rows are cut off", fields={"max_seq_tokens": "training.max_seq_length"}, step=_shorten),

@@ -44,9 +44,11 @@ FAILURE_RULES: Mapping[FailureKind, FailureRule] = {
         blame=Blame.USER, retryable=False, hint="Fix the row that the message names and upload the file again."
     ),
     FailureKind.OUT_OF_MEMORY: FailureRule(
-        blame=Blame.USER,
+        # The bytes were our estimate's, never the user's. `domain.remedies` decides what follows: not the same again.
+        blame=Blame.PLATFORM,
         retryable=False,
-        hint="Lower training.micro_batch_size or training.max_seq_length, or turn on training.gradient_checkpointing.",
+        hint="The job is tried again by itself with a smaller training.micro_batch_size, with "
+        "training.gradient_checkpointing or with more memory, as far as that goes.",
     ),
     FailureKind.DIVERGED: FailureRule(
         blame=Blame.USER,

@@ -7,6 +7,7 @@ ended as succeeded only by the publisher, in the transaction in which it saw, un
 from dataclasses import dataclass
 
 from orchestrator.domain.failures import Blame, Failure, FailureKind
+from orchestrator.domain.remedies import Remedy
 from orchestrator.domain.retry import decide_retry
 from orchestrator.domain.states import AttemptState, JobState
 
@@ -42,22 +43,26 @@ def interrupted(failure: Failure | None = None) -> AttemptEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class JobFacts:
-    """What the decision needs to know of the job. `platform_failures` counts earlier ones, not this."""
+    """What the decision needs to know of the job. `platform_failures` counts earlier ones, not this; `remedy` is the
+    next one to try if this attempt ran out of memory, None when none is left."""
 
     state: JobState
     cancel_requested: bool
     pause_requested: bool
     platform_failures: int
+    remedy: Remedy | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobMove:
-    """The job's next state. `failure` is shown as its error; `delay_seconds` holds a retry back."""
+    """The job's next state. `failure` is shown as its error; `delay_seconds` holds a retry back; `remedy` changes what
+    the next attempt runs."""
 
     state: JobState
     failure: Failure | None = None
     delay_seconds: int = 0
     counts_as_platform_failure: bool = False
+    remedy: Remedy | None = None
 
 
 def decide_job_move(end: AttemptEnd, job: JobFacts) -> JobMove:
@@ -72,6 +77,8 @@ def decide_job_move(end: AttemptEnd, job: JobFacts) -> JobMove:
     assert failure is not None, "a failed, lost or limited attempt says why"
     if end.state is AttemptState.INTERRUPTED:
         return JobMove(state=JobState.FAILED, failure=failure)
+    if failure.kind is FailureKind.OUT_OF_MEMORY:
+        return _decide_shortage(failure, job)
     platform = failure.rule.blame is Blame.PLATFORM
     decision = decide_retry(failure.kind, job.platform_failures)
     if not decision.retry:
@@ -81,3 +88,10 @@ def decide_job_move(end: AttemptEnd, job: JobFacts) -> JobMove:
         delay_seconds=decision.delay_seconds,
         counts_as_platform_failure=platform,
     )
+
+
+def _decide_shortage(failure: Failure, job: JobFacts) -> JobMove:
+    """Bounded by its own count of remedies, not by that of the platform's failures: the node is in order."""
+    if job.remedy is None:
+        return JobMove(state=JobState.FAILED, failure=failure)
+    return JobMove(state=JobState.PAUSED if job.pause_requested else JobState.QUEUED, remedy=job.remedy)

@@ -79,6 +79,14 @@ class TrainingPlan(BaseModel):
         steps = -(-rows // self.batch_rows) * self.epochs
         return min(steps, self.max_steps) if self.max_steps else steps
 
+    def halve_micro_batch(self) -> "TrainingPlan | None":
+        """The next smaller divisor of the batch, at most half, so that a step still trains on as many rows; None at
+        one row."""
+        if self.micro_batch_rows == 1:
+            return None
+        rows = max(n for n in range(1, self.micro_batch_rows // 2 + 1) if self.batch_rows % n == 0)
+        return self.model_copy(update={"micro_batch_rows": rows, "accumulation_steps": self.batch_rows // rows})
+
 
 def resolve_plan(spec: JobShape, facts: ModelFacts, *, seed: int, tokens: TokenReport | None = None) -> TrainingPlan:
     """Replace each 'auto'. Raises InvalidRequestError, naming the field, for what cannot be done on this model."""

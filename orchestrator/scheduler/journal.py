@@ -24,9 +24,10 @@ from orchestrator.domain.protocol import (
 )
 
 SIGNAL_NAMES = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
-SIGKILL = 9
+MEMORY_SIGNALS = frozenset({6, 7, 9, 11})
+"""What ends a process that was refused memory (SIGABRT, SIGBUS, SIGSEGV); what the kernel sends when it has none."""
 NEAR_RESERVATION = 0.9
-"""A process killed with a peak above this fraction of its reservation was probably killed for its memory."""
+"""A process that such a signal ended with a peak above this fraction of its reservation probably wanted memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,9 @@ def decide_end(outcome: Failed | Stopped) -> AttemptEnd:
 def decide_silent_end(
     exit_code: int | None, *, stop_reason: str | None, peak_device_bytes: int, reserved_bytes: int
 ) -> AttemptEnd:
-    """How an attempt ended whose process is gone and left no outcome. A stop that was asked for explains it."""
+    """How an attempt ended whose process is gone and left no outcome. A stop that was asked for explains it; so does
+    want of memory, when all that was reserved was used: not every library asks whether it got what it asked for.
+    """
     match stop_reason:
         case "cancelled":
             return outcomes.cancelled()
@@ -110,7 +113,10 @@ def decide_silent_end(
             return outcomes.interrupted(over_budget(None))
         case "timeout":
             return outcomes.interrupted(over_time(None))
-    return outcomes.lost(_explain_exit(exit_code, peak_device_bytes, reserved_bytes))
+    why = _explain_exit(exit_code, peak_device_bytes, reserved_bytes)
+    if _signal_of(exit_code) in MEMORY_SIGNALS and peak_device_bytes >= reserved_bytes:
+        return outcomes.failed(FailureKind.OUT_OF_MEMORY, why)
+    return outcomes.lost(why)
 
 
 def over_budget(step: int | None) -> Failure:
@@ -131,15 +137,22 @@ def _at_step(step: int | None) -> str:
     return f" at step {step}" if step is not None else ""
 
 
+def _signal_of(exit_code: int | None) -> int:
+    """The signal that ended a process, by its own exit code or by a shell's; 0 for none."""
+    if exit_code is None:
+        return 0
+    return -exit_code if exit_code < 0 else exit_code - 128 if exit_code > 128 else 0
+
+
 def _explain_exit(exit_code: int | None, peak_device_bytes: int, reserved_bytes: int) -> str:
     if exit_code is None:
         return "The training process ended without saying why."
-    number = -exit_code if exit_code < 0 else exit_code - 128 if exit_code > 128 else 0
+    number = _signal_of(exit_code)
     if not number:
         return f"The training process ended with exit code {exit_code} and without an outcome."
     name = SIGNAL_NAMES.get(number, f"signal {number}")
     message = f"The training process was ended by {name}."
-    if number == SIGKILL and peak_device_bytes >= NEAR_RESERVATION * reserved_bytes:
+    if number in MEMORY_SIGNALS and peak_device_bytes >= NEAR_RESERVATION * reserved_bytes:
         message += (
             f" Its memory had reached {peak_device_bytes / 2**30:.2f} GiB of {reserved_bytes / 2**30:.2f} GiB reserved,"
             " so running out of memory is a likely cause."

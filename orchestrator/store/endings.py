@@ -5,15 +5,18 @@ from datetime import timedelta
 from typing import Any
 
 from orchestrator.domain.attempts import Attempt, LedgerEntry
-from orchestrator.domain.failures import Blame
+from orchestrator.domain.failures import Blame, Failure, FailureKind
 from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.outcomes import AttemptEnd, JobFacts, JobMove, decide_job_move
 from orchestrator.domain.pricing import split_attempt
+from orchestrator.domain.remedies import ShortJob, choose_remedy, describe_way_out
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.store.checkpoints import find_newest_moment
 from orchestrator.store.events import Level
 from orchestrator.store.jobs import apply_job_transition, lock_job
 from orchestrator.store.ledger import append_entry
+from orchestrator.store.models import find_model
+from orchestrator.store.remedies import read_short_job
 from orchestrator.store.session import WriteTx
 
 
@@ -54,6 +57,7 @@ def move_job(tx: WriteTx, attempt: Attempt, end: AttemptEnd, *, changes: Mapping
     job = lock_job(tx, attempt.job_id)
     if job.state in FINAL_JOB_STATES:
         return JobMove(state=job.state)
+    short = read_short_job(tx, attempt, job) if failure and failure.kind is FailureKind.OUT_OF_MEMORY else None
     move = decide_job_move(
         end,
         JobFacts(
@@ -61,6 +65,7 @@ def move_job(tx: WriteTx, attempt: Attempt, end: AttemptEnd, *, changes: Mapping
             cancel_requested=job.cancel_requested_at is not None,
             pause_requested=job.pause_requested_at is not None or job.state is JobState.PAUSING,
             platform_failures=job.platform_failures,
+            remedy=choose_remedy(short) if short else None,
         ),
     )
     message, level = _describe(attempt, end, move, job)
@@ -70,17 +75,28 @@ def move_job(tx: WriteTx, attempt: Attempt, end: AttemptEnd, *, changes: Mapping
         move.state,
         message=message,
         level=level,
-        data={"attempt": attempt.number, **({"failure": failure.kind.value} if failure else {})},
-        changes={**_job_changes(tx, move, job), **changes},
+        data=_event_data(attempt, failure, move),
+        changes={**_job_changes(tx, move, job, short), **changes},
     )
     return move
 
 
-def _job_changes(tx: WriteTx, move: JobMove, job: Job) -> dict[str, Any]:
+def _event_data(attempt: Attempt, failure: Failure | None, move: JobMove) -> dict[str, Any]:
+    data: dict[str, Any] = {"attempt": attempt.number}
+    if failure is not None:
+        data["failure"] = failure.kind.value
+    if move.remedy is not None:
+        data |= {"remedy": move.remedy.kind, "settings": dict(move.remedy.settings)}
+    return data
+
+
+def _job_changes(tx: WriteTx, move: JobMove, job: Job, short: ShortJob | None) -> dict[str, Any]:
     changes: dict[str, Any] = {}
+    if move.remedy is not None:
+        changes |= {"plan": move.remedy.plan, "footprints": dict(move.remedy.footprints)}
     if move.state is JobState.FAILED:
         assert move.failure is not None, "a job fails because an attempt failed"
-        message = f"{move.failure.message.rstrip()} {move.failure.rule.hint}"
+        message = f"{move.failure.message.rstrip()} {_hint(tx, move.failure, short, job)}"
         changes["error"] = JobError(code=move.failure.kind.value, message=message)
     if move.counts_as_platform_failure:
         changes["platform_failures"] = job.platform_failures + 1
@@ -89,9 +105,20 @@ def _job_changes(tx: WriteTx, move: JobMove, job: Job) -> dict[str, Any]:
     return changes
 
 
+def _hint(tx: WriteTx, failure: Failure, short: ShortJob | None, job: Job) -> str:
+    """What the user can do. Out of memory with no remedy left, that depends on what was tried and measured."""
+    model = find_model(tx, job.model_name) if short else None
+    if short is None or model is None:
+        return failure.rule.hint
+    return describe_way_out(short, model.facts)
+
+
 def _describe(attempt: Attempt, end: AttemptEnd, move: JobMove, job: Job) -> tuple[str, Level]:
     """The event's sentence and level."""
     why = end.failure.message.rstrip().rstrip(".") if end.failure else "it was interrupted"
+    if move.remedy is not None:
+        paused = " The job is paused, as was asked." if move.state is JobState.PAUSED else ""
+        return move.remedy.sentence + paused, "warn"
     match move.state:
         case JobState.SUCCEEDED:
             return "The job has succeeded: its adapter is published.", "info"

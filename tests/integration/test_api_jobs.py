@@ -117,7 +117,11 @@ def test_what_only_tokenizing_shows_ends_the_job_with_the_line(api_server: ApiSe
 
 
 def test_a_failure_says_whose_fault_it_was_and_what_to_do(api_server: ApiServer, http: httpx2.Client) -> None:
-    job = _submit(http).json()
+    job = _submit(
+        http,
+        training={"micro_batch_size": 1, "gradient_checkpointing": False},
+        resources={"exclusive": True},
+    ).json()
     trainer = Trainer(api_server, job["id"])
     trainer.begin()
     trainer.report(Failed(failure="out_of_memory", message="12 GiB were asked for, 8 are free."))
@@ -126,8 +130,9 @@ def test_a_failure_says_whose_fault_it_was_and_what_to_do(api_server: ApiServer,
     (attempt,) = http.get(f"{JOBS}/{job['id']}/attempts").json()["data"]
     assert (failed["status"], failed["error"]["code"]) == ("failed", "out_of_memory")
     assert "12 GiB" in failed["error"]["message"]
-    assert (attempt["state"], attempt["failure"]["blame"]) == ("failed", "user")
+    assert (attempt["state"], attempt["failure"]["blame"]) == ("failed", "platform")
     assert "micro_batch_size" in attempt["failure"]["hint"]
+    assert "The smallest change with which it should fit" in failed["error"]["message"]
 
 
 def test_the_bill_is_the_sum_of_its_entries_and_of_the_teams_bill(api_server: ApiServer, http: httpx2.Client) -> None:

@@ -194,7 +194,7 @@ def test_last_is_the_newest_job(api: StubApi, tunepool: Tunepool) -> None:
 def test_a_failed_job_is_shown_with_its_reason_and_what_to_do(api: StubApi, tunepool: Tunepool) -> None:
     error = {"code": "out_of_memory", "message": "4 GiB were not enough", "param": None}
     api.on("GET", f"{JOBS}/ftjob-1", as_json(a_job(status="failed", error=error)))
-    failure = {"code": "out_of_memory", "message": "m", "blame": "user", "hint": "Lower training.micro_batch_size"}
+    failure = {"code": "out_of_memory", "message": "m", "blame": "platform", "hint": "Lower training.micro_batch_size"}
     device = {"device_id": "here/cpu:0", "device_type": "cpu", "reserved_bytes": 2**30, "peak_device_bytes": 2**29}
     attempt = {"id": "attempt-1", "number": 1, "state": "failed", "failure": failure, **device}
     api.on("GET", f"{JOBS}/ftjob-1/attempts", as_list(attempt))

@@ -4,14 +4,17 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
 
 from orchestrator.domain.artifacts import File
+from orchestrator.domain.estimate import MemoryEstimate
+from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.models import ModelSourceKind, TensorHeader, read_model_facts
 from orchestrator.domain.pool import BaseModel
@@ -22,7 +25,19 @@ from orchestrator.runtime.local import LocalLauncher
 from orchestrator.scheduler.control import ControlPlane, Knowledge
 from orchestrator.services.adapters import Adapters
 from orchestrator.services.pool import read_price
-from orchestrator.store import adapters, checkpoints, devices, events, files, jobs, ledger, logs, metrics, models
+from orchestrator.store import (
+    adapters,
+    attempts,
+    checkpoints,
+    devices,
+    events,
+    files,
+    jobs,
+    ledger,
+    logs,
+    metrics,
+    models,
+)
 from orchestrator.store.session import Store
 from tests.support.control import SETTINGS
 from tests.support.launchers import GIB, cpu_device
@@ -111,8 +126,8 @@ def _register(store: Store, folder: Path) -> None:
         )
 
 
-def _submit(store: Store, objects: Objects, **spec: object) -> Job:
-    body = "".join(json.dumps(row) + "\n" for row in make_rows(16)).encode()
+def _submit(store: Store, objects: Objects, *, rows: Sequence[dict[str, Any]] = (), **spec: object) -> Job:
+    body = "".join(json.dumps(row) + "\n" for row in rows or make_rows(16)).encode()
     with store.write() as tx:
         team = add_team(tx)
         file: File = add_file(tx, team.team_id, size_bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
@@ -122,11 +137,13 @@ def _submit(store: Store, objects: Objects, **spec: object) -> Job:
             team.team_id,
             model="tiny",
             training_file=file.file_id,
-            validation_file=file.file_id,
-            method={"supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 4}}},
             lora={"r": 4},
             seed=7,
-            **spec,
+            **{
+                "validation_file": file.file_id,
+                "method": {"supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 4}}},
+                **spec,
+            },
         )
 
 
@@ -161,3 +178,55 @@ def test_a_job_is_validated_trained_verified_and_billed(
     assert hashlib.sha256(body).hexdigest() == weights.sha256
     assert len(objects.get(result.object_key).splitlines()) > 8
     assert story[-1] == "The job has succeeded: its adapter is published."
+
+
+TOO_SMALL_BYTES = 600 * 2**20
+"""The tiny model needs some 880 MiB for 128 of these rows at once, and 690 for 64; the fence is 184 MiB further out."""
+
+
+def test_a_job_that_was_given_too_little_memory_ends_well_with_less_at_once(
+    sqlite_store: Store,
+    objects: Objects,
+    launcher: LocalLauncher,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "orchestrator.scheduler.sizing.estimate_memory",
+        lambda *args: MemoryEstimate(total_bytes=TOO_SMALL_BYTES, breakdown={}),
+    )
+    _register(sqlite_store, tiny_model)
+    rows = make_rows(128)
+    for row in rows:
+        row["messages"][0]["content"] *= 3
+    job = _submit(
+        sqlite_store,
+        objects,
+        rows=rows,
+        validation_file=None,
+        method={"supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 128}}},
+        training={"micro_batch_size": 128, "gradient_checkpointing": False},
+        quantization={"compute_dtype": "float32"},
+    )
+    running = Running(sqlite_store, objects, launcher, tmp_path)
+    try:
+        done = running.wait(job.job_id)
+    finally:
+        running.stop()
+    with sqlite_store.read() as tx:
+        first, *_, last = attempts.list_attempts(tx, job.job_id)
+        entries = {entry.attempt_id: entry.billed for entry in ledger.list_entries(tx, job_id=job.job_id)}
+        story = [event.message for event in events.list_events(tx, job.job_id, limit=100, descending=False).items]
+        losses = [m.step for m in metrics.list_metrics(tx, job.job_id) if "train_loss" in m.values]
+    assert (done.state, done.error, done.current_step) == (JobState.SUCCEEDED, None, 1)
+    assert first.failure_kind is FailureKind.OUT_OF_MEMORY
+    assert first.reserved_bytes == TOO_SMALL_BYTES
+    assert first.peak_device_bytes > TOO_SMALL_BYTES
+    assert "ran out of memory when it asked for" in (first.failure_message or "")
+    assert done.plan is not None
+    assert done.plan.batch_rows == 128
+    assert done.plan.micro_batch_rows < 128
+    assert any("attempt 2 uses a micro-batch of 64 instead of 128" in message for message in story)
+    assert losses == [1], "it died in the probe, before its first step"
+    assert (entries[first.attempt_id], entries[last.attempt_id]) == (False, True)

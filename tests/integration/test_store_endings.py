@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from orchestrator.domain import outcomes
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.errors import ConflictError, LeaseLostError
-from orchestrator.domain.failures import FAILURE_RULES, Failure, FailureKind
+from orchestrator.domain.failures import FAILURE_RULES, Blame, Failure, FailureKind
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.outcomes import AttemptEnd
 from orchestrator.domain.pricing import Rate
@@ -23,7 +23,7 @@ from tests.support.threads import run_overlapping, run_together
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 RETRYABLE = [kind for kind in FailureKind if FAILURE_RULES[kind].retryable]
-FINAL = [kind for kind in FailureKind if not FAILURE_RULES[kind].retryable]
+FINAL = [kind for kind in FailureKind if FAILURE_RULES[kind].blame is Blame.USER]
 
 
 def finish(tx: WriteTx, attempt: Attempt, how: AttemptEnd, *, after: timedelta = HOUR, **changes: object) -> Job:

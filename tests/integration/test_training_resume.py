@@ -144,3 +144,34 @@ def test_a_checkpoint_of_another_adapter_is_refused(tmp_path: Path, tiny_model: 
     )
     with pytest.raises(StorageError, match="another adapter"):
         train(spec, ObservedContext(tmp_path / "second" / "local"))
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        {"micro_batch_rows": 3, "accumulation_steps": 2},
+        {"micro_batch_rows": 1, "accumulation_steps": 6, "gradient_checkpointing": True},
+    ],
+)
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_a_run_goes_on_with_a_smaller_micro_batch_where_it_was(
+    tmp_path: Path, tiny_model: Path, remedy: dict[str, Any], stop_at: int
+) -> None:
+    """What follows an attempt that ran out of memory: the same rows in the same steps, within and between epochs,
+    though eight rows are no multiple of six. Sums are rounded in another order, so four digits agree and not every bit.
+    """
+    first_plan = make_plan(micro_batch_rows=6, accumulation_steps=1)
+    whole = ObservedContext(tmp_path / "whole" / "local")
+    expected = train(make_attempt(tmp_path / "whole", tiny_model, plan=first_plan), whole)
+    first = ObservedContext(tmp_path / "first" / "local", stop_at_step=stop_at)
+    train(make_attempt(tmp_path / "first", tiny_model, plan=first_plan), first)
+    second = ObservedContext(tmp_path / "second" / "local")
+    plan = first_plan.model_copy(update=remedy)
+    source = resume_source(first.folder, stop_at)
+    outcome = train(make_attempt(tmp_path / "second", tiny_model, plan=plan, resume_from=source), second)
+    assert isinstance(outcome, Succeeded)
+    assert isinstance(expected, Succeeded)
+    assert (outcome.step, outcome.trained_tokens) == (expected.step, expected.trained_tokens)
+    for figure in ("train_loss", "learning_rate", "grad_norm"):
+        joined = read_losses(first.folder, figure) | read_losses(second.folder, figure)
+        assert joined == pytest.approx(read_losses(whole.folder, figure), rel=1e-4), figure

@@ -5,8 +5,10 @@ import pytest
 from orchestrator.domain import outcomes
 from orchestrator.domain.failures import Failure, FailureKind
 from orchestrator.domain.outcomes import AttemptEnd, JobFacts, JobMove, decide_job_move
+from orchestrator.domain.remedies import Remedy
 from orchestrator.domain.retry import MAX_PLATFORM_FAILURES
 from orchestrator.domain.states import AttemptState, JobState
+from tests.support.plans import make_plan
 
 BUDGET = Failure(kind=FailureKind.BUDGET, message="The job reached max_cost_usd.")
 ENDS = [
@@ -19,9 +21,16 @@ ENDS = [
 ]
 
 
-def decide(end: AttemptEnd, *, cancel: bool = False, pause: bool = False, failures: int = 0) -> JobMove:
-    state = JobState.PAUSING if pause else JobState.RUNNING
-    facts = JobFacts(state=state, cancel_requested=cancel, pause_requested=pause, platform_failures=failures)
+def decide(
+    end: AttemptEnd, *, cancel: bool = False, pause: bool = False, failures: int = 0, remedy: Remedy | None = None
+) -> JobMove:
+    facts = JobFacts(
+        state=JobState.PAUSING if pause else JobState.RUNNING,
+        cancel_requested=cancel,
+        pause_requested=pause,
+        platform_failures=failures,
+        remedy=remedy,
+    )
     return decide_job_move(end, facts)
 
 
@@ -48,9 +57,20 @@ def test_a_limit_ends_the_job(*, pause: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", [FailureKind.BAD_DATA, FailureKind.DIVERGED, FailureKind.OUT_OF_MEMORY])
-def test_the_users_failures_end_the_job_at_once(kind: FailureKind) -> None:
+def test_what_would_fail_again_ends_the_job_at_once(kind: FailureKind) -> None:
     move = decide(outcomes.failed(kind, "Wrong."))
     assert move == JobMove(state=JobState.FAILED, failure=Failure(kind=kind, message="Wrong."))
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_out_of_memory_is_followed_by_its_remedy_at_once(*, pause: bool) -> None:
+    """Without a remedy it ends the job: see above."""
+    remedy = Remedy(kind="memory", plan=make_plan(), footprints={"cpu": 1}, sentence="More.", settings={})
+    end = outcomes.failed(FailureKind.OUT_OF_MEMORY, "Too large.")
+    state = JobState.PAUSED if pause else JobState.QUEUED
+    assert decide(end, pause=pause, remedy=remedy) == JobMove(state=state, remedy=remedy)
+    assert decide(end, cancel=True, pause=pause, remedy=remedy) == JobMove(state=JobState.CANCELLED)
+    assert decide(outcomes.lost("No answer."), remedy=remedy).remedy is None
 
 
 def test_a_lost_attempt_is_followed_by_another_later_and_later() -> None:

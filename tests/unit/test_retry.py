@@ -16,7 +16,8 @@ def test_every_kind_has_a_rule_with_a_hint() -> None:
 
 def test_the_platforms_failures_and_no_others_are_tried_again() -> None:
     assert {kind for kind in FailureKind if decide_retry(kind, 0).retry} == RETRYABLE
-    assert {kind for kind, rule in FAILURE_RULES.items() if rule.blame is Blame.PLATFORM} == RETRYABLE
+    ours = {kind for kind, rule in FAILURE_RULES.items() if rule.blame is Blame.PLATFORM}
+    assert ours == RETRYABLE | {FailureKind.OUT_OF_MEMORY}, "the estimate is ours; a remedy follows, not the same again"
 
 
 @pytest.mark.parametrize("kind", sorted(RETRYABLE))

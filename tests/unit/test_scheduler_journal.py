@@ -111,8 +111,9 @@ def _silent(exit_code: int | None, *, stop_reason: str | None = None, peak: int 
     [
         (-9, 0, "The training process was ended by SIGKILL."),
         (-9, int(0.95 * GIB), "running out of memory is a likely cause"),
-        (-11, GIB, "SIGSEGV."),
-        (137, GIB, "SIGKILL. Its memory had reached 1.00 GiB of 1.00 GiB reserved"),
+        (-11, 0, "SIGSEGV."),
+        (137, GIB - 1, "SIGKILL. Its memory had reached 1.00 GiB of 1.00 GiB reserved"),
+        (-15, GIB, "SIGTERM."),
         (-63, 0, "signal 63"),
         (3, 0, "exit code 3"),
         (0, 0, "exit code 0 and without an outcome"),
@@ -124,6 +125,15 @@ def test_a_process_that_says_nothing_is_lost_with_what_is_known(exit_code: int |
     assert end.state is AttemptState.LOST
     assert end.failure is not None
     assert words in end.failure.message
+
+
+@pytest.mark.parametrize("exit_code", [-6, -7, -9, -11, 137])
+def test_a_process_that_used_all_that_was_reserved_and_died_ran_out_of_memory(exit_code: int) -> None:
+    end = _silent(exit_code, peak=GIB)
+    assert end.state is AttemptState.FAILED
+    assert end.failure is not None
+    assert end.failure.kind is FailureKind.OUT_OF_MEMORY
+    assert "had reached 1.00 GiB of 1.00 GiB reserved" in end.failure.message
 
 
 def test_a_kill_after_a_stop_that_was_asked_for_is_that_stop() -> None:

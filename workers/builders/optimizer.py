@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+import torch
+
 from orchestrator.domain.plan import TrainingPlan
 from workers.failures import UserError
 
@@ -14,6 +16,7 @@ _OPTIMIZERS = {
 }
 _CUDA_ONLY = frozenset({"adamw_8bit", "paged_adamw_8bit"})
 """bitsandbytes keeps 8-bit states in CUDA memory, and pages them by CUDA's unified memory."""
+FLOAT32_BYTES = 4
 _SCHEDULERS = frozenset({"linear", "cosine", "constant", "constant_with_warmup"})
 
 
@@ -36,3 +39,17 @@ def optimizer_arguments(plan: TrainingPlan, kind: Literal["cpu", "cuda"]) -> dic
         "weight_decay": plan.weight_decay,
         "max_grad_norm": plan.max_grad_norm,
     }
+
+
+def state_bytes(plan: TrainingPlan, weight: torch.Tensor) -> int:
+    """What the optimizer keeps for a trained weight after the first step, in bytes; paged states count in full."""
+    match plan.optimizer:
+        case "adamw":
+            return 2 * weight.nbytes
+        case "adamw_8bit" | "paged_adamw_8bit":
+            return 2 * weight.numel()
+        case "adafactor":
+            rows_and_columns = sum(weight.shape[-2:]) if weight.dim() > 1 else weight.numel()
+            return FLOAT32_BYTES * rows_and_columns
+        case _:
+            return 0

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a LoRA adapter, top to bottom: fetch, load, build, resume, train, save, upload.
+"""Supervised fine-tuning of a LoRA adapter, top to bottom: fetch, load, build, resume, try, train, save, upload.
 
 LoRA and QLoRA are the same recipe: what is quantized is the model builder's business. The run is a function of the
 spec: same spec and same library versions, same losses, however often it was stopped and resumed in between.
@@ -37,8 +37,8 @@ from workers.builders.optimizer import optimizer_arguments
 from workers.checkpoints import Restored, fetch_checkpoint, save_adapter
 from workers.context import Context, raise_if_stopped
 from workers.failures import StopRequested
-from workers.memory import set_fence
 from workers.models import resolve_model
+from workers.recipes.probe import WorstBatchProbe
 from workers.recipes.saving import CheckpointSaver
 from workers.recipes.steps import RunLimit, StepCallback, TokenMeter
 from workers.transfers import describe_file
@@ -156,7 +156,6 @@ def load_data(spec: AttemptSpec, context: Context, inputs: Inputs) -> Data:
 def build_model(spec: AttemptSpec, context: Context, inputs: Inputs) -> PeftModel:
     """The frozen base with an adapter on it, fresh or its parent's. Its random numbers depend on the seed alone."""
     context.report(Phase(phase="loading_model"))
-    set_fence(spec.device)
     set_seed(spec.plan.seed)
     base = load_base_model(inputs.model_folder, spec.plan, spec.device)
     model = add_adapter(base, spec.plan, folder=inputs.model_folder, base_name=spec.model.hub_id or spec.model.name)
@@ -256,6 +255,7 @@ def build_trainer(
     trainer.meter = meter
     trainer.direct = device.kind == "cpu" and can_compute_directly(model.get_base_model())
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(WorstBatchProbe(trainer, plan, on_done=steps.report_peak))
     return trainer
 
 

@@ -238,9 +238,7 @@ class StepCallback(TrainerCallback):
         self.metrics |= values
         self._context.report(Metric(step=state.global_step, values=values))
         self._report_progress(state)
-        peak = read_peak(self._spec.device)
-        if peak.device_bytes > PEAK_GROWTH * self._peak.device_bytes:
-            self._note_peak(peak)
+        self.report_peak()
         if state.global_step % max(1, state.max_steps // LOG_LINES_PER_RUN) == 0 or state.global_step == 1:
             logger.info(
                 "step %d/%d loss %.4f learning rate %.2e, %.0f tokens/s",
@@ -251,7 +249,11 @@ class StepCallback(TrainerCallback):
                 values["tokens_per_second"],
             )
 
-    def _note_peak(self, peak: Peak) -> None:
+    def report_peak(self) -> None:
+        """When it has grown since it was reported."""
+        peak = read_peak(self._spec.device)
+        if peak.device_bytes <= PEAK_GROWTH * self._peak.device_bytes:
+            return
         reserved = self._spec.device.reserved_bytes
         if self._spec.device.kind == "cpu" and self._peak.device_bytes <= reserved < peak.device_bytes:
             logger.warning("this run uses %d MiB, %d MiB are reserved", peak.device_bytes >> 20, reserved >> 20)

@@ -1,0 +1,59 @@
+"""The fence of a training process on a CPU: what is reserved it may use; beyond that it dies alone and says why."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.protocol import DeviceGrant
+from tests.support.models import ROOT
+from tests.support.training import make_attempt, make_plan, make_rows, outcomes, read_reports
+
+MIB = 2**20
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fence is Linux's RLIMIT_DATA")
+
+
+def run_training(folder: Path, model: Path, *, reserved_bytes: int) -> tuple[int, dict[str, Any], int]:
+    """Exit code, outcome and highest reported peak of a real training process of its own."""
+    rows = make_rows(64)
+    for row in rows:
+        row["messages"][0]["content"] *= 3
+    plan = make_plan(micro_batch_rows=64, max_seq_tokens=256, epochs=1)
+    device = DeviceGrant(device_id="node/cpu:0", kind="cpu", index=0, device_bytes=2**34, reserved_bytes=reserved_bytes)
+    spec = make_attempt(folder, model, plan=plan, rows=rows, device=device)
+    path = folder / "spec.json"
+    path.write_text(spec.model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "-m", "workers", "train", str(path)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    local = Path(spec.work_dir) / "local"
+    (outcome,) = outcomes(local)
+    peaks = [report["device_bytes"] for report in read_reports(local, "peak")]
+    return done.returncode, outcome, max(peaks, default=0)
+
+
+def test_a_process_that_stays_within_its_reservation_ends_well_and_one_beyond_dies_of_it(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """The peak of a free run is reserved to the byte for the second, and far too little for the third."""
+    code, outcome, peak = run_training(tmp_path / "free", tiny_model, reserved_bytes=2**33)
+    assert (code, outcome["kind"]) == (0, "succeeded")
+    code, outcome, _ = run_training(tmp_path / "exact", tiny_model, reserved_bytes=peak)
+    assert (code, outcome["kind"]) == (0, "succeeded"), outcome
+    reserved = peak - 300 * MIB
+    code, outcome, died_at = run_training(tmp_path / "short", tiny_model, reserved_bytes=reserved)
+    assert (code, outcome["kind"], outcome["failure"]) == (1, "failed", "out_of_memory")
+    assert f"its peak was {died_at / MIB:.0f} MiB, and {reserved / MIB:.0f} MiB are reserved" in outcome["message"]
+    assert "asked for" in outcome["message"]
+    assert died_at < peak
+    assert "allocate" in outcome["detail"]
