@@ -1,0 +1,162 @@
+"""Two whole training steps on the meta device, recorded: forward, backward, clipping and the optimizer.
+
+The second step has what the first one leaves behind: optimizer states and, in a loop that keeps them, old outputs.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.autograd.graph import _engine_run_backward
+from torch.nn import functional
+
+from workers.estimator import attention, losses
+from workers.estimator.build import DTYPES, find_layers
+from workers.estimator.optimizers import build_optimizer
+from workers.estimator.precision import Precision, autocast_flag
+from workers.estimator.request import Request
+from workers.estimator.tracker import Tracker
+
+STEPS = 2
+"""Recorded steps: the first allocates the optimizer's states, the second runs beside them."""
+
+
+def record_steps(model: nn.Module, request: Request) -> Tracker:
+    """Everything that a training loop allocates, from the model's own storages to the end of the second step."""
+    tracker = Tracker()
+    layers = find_layers(model)
+    owners = _own_parameters(model, layers)
+    _register_storages(model, tracker, owners)
+    if request.training.loss == "materialized" and not request.training.keeps_outputs:
+        causal = model.get_base_model() if isinstance(model, PeftModel) else model
+        causal.loss_function = losses.shifted_copy_loss
+    precision = Precision(_autocast_dtype(request), {functional.scaled_dot_product_attention: attention.stand_in_for_sdpa})
+    _mark_layers(layers, tracker, precision)
+    _mark_gradients(model, tracker, owners)
+    optimizer = build_optimizer(request, model, tracker, owners)
+    padded = request.training.micro_batch_size > 1 and not request.training.packing
+    with ExitStack() as stack:
+        tokens = (attention.padded_rows.set(padded), attention.tracker_of_flops.set(tracker))
+        stack.callback(attention.padded_rows.reset, tokens[0])
+        stack.callback(attention.tracker_of_flops.reset, tokens[1])
+        stack.enter_context(autocast_flag(enabled=_autocast_dtype(request) is not None))
+        stack.enter_context(tracker)
+        stack.enter_context(precision)
+        outputs = None
+        for step in range(STEPS):
+            tracker.enter(f"step{step}")
+            tracker.kind = "activations"
+            loss, outputs = _forward(model, request, tracker, outputs)
+            precision.forget()
+            tracker.enter("head_backward")
+            with tracker.counting_as("logits_and_loss"):
+                _run_backward(loss)
+            precision.forget()
+            del loss
+            tracker.enter("clip")
+            trained = [p for p in model.parameters() if p.requires_grad]
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            tracker.enter("optimizer")
+            optimizer.step()
+            tracker.enter("zero")
+            for parameter in trained:
+                parameter.grad = None
+        tracker.enter("end")
+    return tracker
+
+
+def _run_backward(loss: torch.Tensor) -> None:
+    """What loss.backward() does, but with the function mode left on, so that recomputed layers cast again."""
+    _engine_run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+def _autocast_dtype(request: Request) -> torch.dtype | None:
+    """transformers' Trainer runs under autocast; a plain loop that keeps its outputs, as PEFT's comparison, does not."""
+    training = request.training
+    if training.keeps_outputs or training.dtype == "float32":
+        return None
+    return DTYPES[training.dtype]
+
+
+def _forward(model: nn.Module, request: Request, tracker: Tracker, kept: Any) -> tuple[torch.Tensor, Any]:
+    training = request.training
+    shape = (training.micro_batch_size, training.max_seq_length)
+    ids = torch.empty(shape, dtype=torch.int64, device="meta")
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    labels = torch.empty_like(ids)
+    if training.loss != "materialized":
+        return losses.headless_loss(model, batch, labels, kind=training.loss), None
+    if training.keeps_outputs:
+        outputs = model(**batch, labels=labels, num_items_in_batch=1)
+        return outputs.loss, outputs
+    outputs = model(**batch, labels=labels)
+    outputs.logits.float()  # accelerate hands what a forward pass in lower precision returns on as float32
+    return outputs.loss, None
+
+
+def _own_parameters(model: nn.Module, layers: nn.ModuleList) -> dict[int, int]:
+    """The layer that each parameter or buffer is in, by identity; -1 for embeddings, final norm and head."""
+    owners = {id(tensor): -1 for tensor in (*model.parameters(), *model.buffers())}
+    for index, layer in enumerate(layers):
+        owners.update({id(tensor): index for tensor in (*layer.parameters(), *layer.buffers())})
+    return owners
+
+
+def _register_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> None:
+    tracker.enter("model")
+    for name, parameter in model.named_parameters():
+        kind = "adapters" if "lora_" in name else "base_weights"
+        tracker.add(parameter, kind=kind, owner=owners[id(parameter)])
+    for name, buffer in model.named_buffers():
+        kind = "quantization_constants" if "quantization_constant_" in name else "base_weights"
+        tracker.add(buffer, kind=kind, owner=owners[id(buffer)])
+
+
+def _mark_layers(layers: nn.ModuleList, tracker: Tracker, precision: Precision) -> None:
+    """Start a section where a layer's forward begins and ends, and where its backward begins."""
+    for index, layer in enumerate(layers):
+        layer.__class__ = _marked(type(layer))
+        layer.__dict__["marking"] = (tracker, precision, index, index == len(layers) - 1)
+
+
+def _marked(cls: type[nn.Module]) -> type[nn.Module]:
+    """The same class, whose calls are sections."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tracker, precision, index, last = self.__dict__["marking"]
+        tracker.enter("forward", index)
+        tracker.kind = "activations"
+        outputs = cls.__call__(self, *args, **kwargs)
+        hidden = outputs[0] if isinstance(outputs, tuple) else outputs
+        if hidden.requires_grad:
+            hidden.register_hook(_entering(tracker, precision, index))
+        if last:
+            tracker.enter("head")
+            tracker.kind = "logits_and_loss"
+        return outputs
+
+    return type(cls.__name__, (cls,), {"__call__": call})
+
+
+def _entering(tracker: Tracker, precision: Precision, index: int) -> Callable[[torch.Tensor], None]:
+    """A recomputed layer runs under an autocast context of its own, so its cached casts go when the next one starts."""
+
+    def enter(_gradient: torch.Tensor) -> None:
+        precision.forget()
+        tracker.enter("backward", index)
+        tracker.kind = "activations"
+
+    return enter
+
+
+def _mark_gradients(model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> None:
+    def remember(parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            tracker.retag(parameter.grad, "gradients", owners[id(parameter)])
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(remember)
