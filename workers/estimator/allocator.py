@@ -6,9 +6,8 @@ A free block serves if it is the smallest that is large enough; what is left ove
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
 
-from workers.estimator.tracker import Born
+from workers.estimator.depth import Recording
 
 MIB = 2**20
 MIN_BLOCK, SMALL_SIZE, SMALL_SEGMENT, LARGE_SEGMENT = 512, MIB, 2 * MIB, 20 * MIB
@@ -32,10 +31,11 @@ class _Block:
 
 
 class CachingAllocator:
-    """One device, one stream, no limit: segments are never given back."""
+    """One device, one stream. At its limit, if it has one, it first gives back the segments that nothing uses."""
 
-    def __init__(self) -> None:
-        self.reserved_bytes = 0
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        self.reserved_bytes = self.most_bytes = 0
+        self._limit_bytes = limit_bytes
         self._end = 0
         self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
 
@@ -70,11 +70,23 @@ class CachingAllocator:
         block.free = True
         insort(pool, (block.size, block.address, block))
 
+    def empty(self) -> None:
+        """Give back the segments that are free as a whole, as torch.cuda.empty_cache does."""
+        for small, pool in self._free.items():
+            whole = [block for _, _, block in pool if block.before is None and block.after is None]
+            self.reserved_bytes -= sum(block.size for block in whole)
+            self._free[small] = [item for item in pool if not (item[2].before is None and item[2].after is None)]
+
     def _grow(self, size: int, *, small: bool) -> _Block:
         segment = SMALL_SEGMENT if small else LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
+        if self._limit_bytes is not None and self.reserved_bytes + segment > self._limit_bytes:
+            self.empty()
+            if self.reserved_bytes + segment > self._limit_bytes:
+                raise NoRoom
         block = _Block(self._end, segment)
         self._end += segment
         self.reserved_bytes += segment
+        self.most_bytes = max(self.most_bytes, self.reserved_bytes)
         return block
 
     @staticmethod
@@ -91,14 +103,27 @@ def _take(pool: list[tuple[int, int, _Block]], block: _Block) -> None:
     del pool[bisect_left(pool, (block.size, block.address))]  # type: ignore[arg-type]
 
 
-def simulate_reserved(events: Iterable[int], births: list[Born]) -> int:
-    """Bytes that the allocator holds after these events: torch's `max_memory_reserved`."""
-    allocator = CachingAllocator()
+class NoRoom(MemoryError):
+    """The recording does not fit on a device of this size, even when everything cached is given back."""
+
+
+def simulate_reserved(recording: Recording, *, limit_bytes: int | None, empties_cache: bool) -> int:
+    """The most that the allocator holds at any moment: torch's `max_memory_reserved`. Raises NoRoom.
+
+    A loop that empties its cache does so before the last step, so what earlier steps left behind does not count.
+    """
+    allocator = CachingAllocator(limit_bytes)
     blocks: dict[int, _Block] = {}
-    for event in events:
+    births = recording.births
+    last_step = max(start for start, (name, _) in recording.marks if name == "step")
+    events = recording.events
+    for index, event in enumerate(events):
+        if index == last_step and empties_cache:
+            allocator.empty()
+            allocator.most_bytes = allocator.reserved_bytes
         if event >= 0:
             blocks[event] = allocator.allocate(births[event].size_bytes)
         else:
             small = round_size(births[~event].size_bytes) <= SMALL_SIZE
             allocator.release(blocks.pop(~event), small=small)
-    return allocator.reserved_bytes
+    return allocator.most_bytes

@@ -88,8 +88,11 @@ class Training(_Strict):
 
 
 class Devices(_Strict):
+    """`memory_bytes` of one device, where it is known: near its limit the allocator holds less in reserve."""
+
     count: int = Field(default=1, ge=1, le=65536)
     sharding: Literal["none", "ddp", "fsdp"] = "none"
+    memory_bytes: int | None = Field(default=None, gt=0)
 
 
 class Request(_Strict):
@@ -114,6 +117,8 @@ class Request(_Strict):
             raise ValueError("give either model_config or model")
         if self.lora is None and self.quantization.type != "none":
             raise ValueError("lora: quantized weights cannot be trained; ask for lora or for quantization.type 'none'")
+        if self.devices.sharding != "none" and self.devices.count == 1:
+            raise ValueError("devices.sharding: one device cannot share; ask for a count of 2 or more")
         return self
 
 

@@ -47,9 +47,9 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
         stack.enter_context(precision)
         outputs = None
         for step in range(STEPS):
-            tracker.enter(f"step{step}")
+            tracker.enter("step")
             tracker.kind = "activations"
-            loss, outputs = _forward(model, request, tracker, outputs)
+            loss, outputs = _forward(model, request, _length(request, step), outputs)
             precision.forget()
             tracker.enter("head_backward")
             with tracker.counting_as("logits_and_loss"):
@@ -81,9 +81,19 @@ def _autocast_dtype(request: Request) -> torch.dtype | None:
     return DTYPES[training.dtype]
 
 
-def _forward(model: nn.Module, request: Request, tracker: Tracker, kept: Any) -> tuple[torch.Tensor, Any]:
+def _length(request: Request, step: int) -> int:
+    """Tokens a row. Outputs that a loop keeps are those of the batch before, and the longest batch follows a usual one.
+
+    Rows of data sets are rarely near the longest, so the batch before is taken as half as long.
+    """
+    longest = request.training.max_seq_length
+    shorter = request.training.keeps_outputs and not request.training.packing and step < STEPS - 1
+    return max(2, longest // 2) if shorter else longest
+
+
+def _forward(model: nn.Module, request: Request, length: int, kept: Any) -> tuple[torch.Tensor, Any]:
     training = request.training
-    shape = (training.micro_batch_size, training.max_seq_length)
+    shape = (training.micro_batch_size, length)
     ids = torch.empty(shape, dtype=torch.int64, device="meta")
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     labels = torch.empty_like(ids)
@@ -109,10 +119,18 @@ def _register_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int
     tracker.enter("model")
     for name, parameter in model.named_parameters():
         kind = "adapters" if "lora_" in name else "base_weights"
-        tracker.add(parameter, kind=kind, owner=owners[id(parameter)])
+        owner, count = owners[id(parameter)], _count(parameter)
+        tracker.add(parameter, kind=kind, owner=owner)
+        trained, total = tracker.parameters.get(owner, (0, 0))
+        tracker.parameters[owner] = (trained + count * parameter.requires_grad, total + count)
     for name, buffer in model.named_buffers():
         kind = "quantization_constants" if "quantization_constant_" in name else "base_weights"
         tracker.add(buffer, kind=kind, owner=owners[id(buffer)])
+
+
+def _count(parameter: nn.Parameter) -> int:
+    """Parameters that a tensor stands for: a packed one holds two a byte."""
+    return parameter.numel() * (2 if hasattr(parameter, "quant_storage") else 1)
 
 
 def _mark_layers(layers: nn.ModuleList, tracker: Tracker, precision: Precision) -> None:

@@ -38,6 +38,8 @@ class Tracker(TorchDispatchMode):
         self.births: list[Born] = []
         self.marks: list[tuple[int, Label]] = []
         self.flops: dict[Label, int] = {}
+        self.parameters: dict[int, tuple[int, int]] = {}
+        """Trained parameters and all, by layer."""
         self.kind = "activations"
         self.owner = -1
         self.section: Label = ("start", -1)
