@@ -11,7 +11,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from workers.estimator.tracker import Tracker
+from workers.estimator.tracker import count_flops
 
 WITHOUT_MASK, WITH_MASK = "kernel_without_mask", "kernel_with_mask"
 """Names under which transformers finds the stand-ins."""
@@ -21,7 +21,6 @@ HEAD_MULTIPLE, ROW_MULTIPLE = 32, 128
 """Flash attention rounds head sizes and rows so for its float32 accumulators (flash_api.cpp, mha_bwd)."""
 
 padded_rows: ContextVar[bool] = ContextVar("padded_rows", default=False)
-tracker_of_flops: ContextVar[Tracker | None] = ContextVar("tracker_of_flops", default=None)
 
 
 class KernelAttention(torch.autograd.Function):
@@ -56,10 +55,8 @@ class KernelAttention(torch.autograd.Function):
 
 def _count(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, products: int) -> None:
     """Forward multiplies twice, backward five times (scores again, dv, dp, dq, dk); all T x T, half masked or not."""
-    tracker = tracker_of_flops.get()
-    if tracker is not None:
-        width = query.shape[-1] + value.shape[-1]
-        tracker.count_flops(query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] * width * products)
+    width = query.shape[-1] + value.shape[-1]
+    count_flops(query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2] * width * products)
 
 
 def stand_in_for_sdpa(

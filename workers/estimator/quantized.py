@@ -40,6 +40,7 @@ class PackedLinear4bit(Linear4bit):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.compute_dtype, self.compute_type_is_set = compute_dtype, True
+        self.source_dtype = linear.weight.dtype
         self.bias = linear.bias
         count = self.in_features * self.out_features
         weight: Any = nn.Parameter(_bytes(-(-count // 2), 1), requires_grad=False)
@@ -84,6 +85,7 @@ class PackedLinear8bit(Linear8bitLt):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
         self.index, self.state = None, _State8bit()
+        self.source_dtype = torch.float16
         self.weight = nn.Parameter(_bytes(self.out_features, self.in_features).view(torch.int8), requires_grad=False)
         scales = torch.empty(self.out_features, dtype=torch.float32, device="meta")
         self.register_buffer("quantization_constant_0", scales, persistent=False)

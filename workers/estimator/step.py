@@ -17,6 +17,7 @@ from workers.estimator import attention, losses
 from workers.estimator.build import DTYPES, find_layers
 from workers.estimator.optimizers import build_optimizer
 from workers.estimator.precision import Precision, autocast_flag
+from workers.estimator.quantized import BLOCK, PackedLinear4bit, PackedLinear8bit
 from workers.estimator.request import Request
 from workers.estimator.tracker import Tracker
 
@@ -29,7 +30,7 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
     tracker = Tracker()
     layers = find_layers(model)
     owners = _own_parameters(model, layers)
-    _register_storages(model, tracker, owners)
+    _load_storages(model, tracker, owners)
     if request.training.loss == "materialized" and not request.training.keeps_outputs:
         causal = model.get_base_model() if isinstance(model, PeftModel) else model
         causal.loss_function = losses.shifted_copy_loss
@@ -39,9 +40,7 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
     optimizer = build_optimizer(request, model, tracker, owners)
     padded = request.training.micro_batch_size > 1 and not request.training.packing
     with ExitStack() as stack:
-        tokens = (attention.padded_rows.set(padded), attention.tracker_of_flops.set(tracker))
-        stack.callback(attention.padded_rows.reset, tokens[0])
-        stack.callback(attention.tracker_of_flops.reset, tokens[1])
+        stack.callback(attention.padded_rows.reset, attention.padded_rows.set(padded))
         stack.enter_context(autocast_flag(enabled=_autocast_dtype(request) is not None))
         stack.enter_context(tracker)
         stack.enter_context(precision)
@@ -115,17 +114,39 @@ def _own_parameters(model: nn.Module, layers: nn.ModuleList) -> dict[int, int]:
     return owners
 
 
-def _register_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> None:
+def _load_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> None:
+    """The model's own storages in the order of its modules, as they are loaded onto the device.
+
+    A packed layer comes from a whole weight [out, in] that was there before it, with its float32 scales; those stay
+    behind in the allocator's cache.
+    """
     tracker.enter("model")
-    for name, parameter in model.named_parameters():
-        kind = "adapters" if "lora_" in name else "base_weights"
-        owner, count = owners[id(parameter)], _count(parameter)
-        tracker.add(parameter, kind=kind, owner=owner)
-        trained, total = tracker.parameters.get(owner, (0, 0))
-        tracker.parameters[owner] = (trained + count * parameter.requires_grad, total + count)
-    for name, buffer in model.named_buffers():
-        kind = "quantization_constants" if "quantization_constant_" in name else "base_weights"
-        tracker.add(buffer, kind=kind, owner=owners[id(buffer)])
+    for name, module in model.named_modules():
+        adapters = "lora_" in name
+        with tracker.counting_as("adapters" if adapters else "base_weights"):
+            sources = _load_sources(module, tracker, owners)
+            for parameter in module.parameters(recurse=False):
+                owner, count = owners[id(parameter)], _count(parameter)
+                trained, total = tracker.parameters.get(owner, (0, 0))
+                if tracker.add(parameter, owner=owner):
+                    tracker.parameters[owner] = (trained + count * parameter.requires_grad, total + count)
+            for part, buffer in module.named_buffers(recurse=False):
+                kind = "quantization_constants" if part.startswith("quantization_constant_") else None
+                tracker.add(buffer, kind=kind, owner=owners[id(buffer)])
+            del sources
+
+
+def _load_sources(module: nn.Module, tracker: Tracker, owners: dict[int, int]) -> list[torch.Tensor]:
+    """What is quantized, while it is."""
+    if not isinstance(module, PackedLinear4bit | PackedLinear8bit):
+        return []
+    weight = torch.empty(module.out_features, module.in_features, dtype=module.source_dtype, device="meta")
+    sources = [weight]
+    if isinstance(module, PackedLinear4bit):
+        sources.append(torch.empty(-(-weight.numel() // BLOCK), dtype=torch.float32, device="meta"))
+    for source in sources:
+        tracker.add(source, owner=owners[id(module.weight)])
+    return sources
 
 
 def _count(parameter: nn.Parameter) -> int:

@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,16 @@ class Born(NamedTuple):
     size_bytes: int
     kind: str
     owner: int
+
+
+_active: ContextVar["Tracker | None"] = ContextVar("active_tracker", default=None)
+
+
+def count_flops(amount: int) -> None:
+    """Count what a stand-in does not really multiply."""
+    tracker = _active.get()
+    if tracker is not None:
+        tracker.count_flops(amount)
 
 
 class Tracker(TorchDispatchMode):
@@ -64,14 +75,14 @@ class Tracker(TorchDispatchMode):
         finally:
             self.kind = before
 
-    def add(self, tensor: torch.Tensor, *, kind: str | None = None, owner: int | None = None) -> None:
-        """Count the storage of a tensor on the meta device, unless it is counted already."""
+    def add(self, tensor: torch.Tensor, *, kind: str | None = None, owner: int | None = None) -> bool:
+        """Count the storage of a tensor on the meta device; False when it is counted already."""
         if tensor.device.type != "meta":
-            return
+            return False
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._numbers or storage.nbytes() == 0:
-            return
+            return False
         number = len(self.births)
         self.births.append(
             Born(storage.nbytes(), self.kind if kind is None else kind, self.owner if owner is None else owner)
@@ -79,6 +90,7 @@ class Tracker(TorchDispatchMode):
         self.events.append(number)
         self._numbers[key] = number
         self._references[number] = weakref.ref(storage, self._watch(key, number))
+        return True
 
     def retag(self, tensor: torch.Tensor, kind: str, owner: int) -> None:
         """Say what a storage turned out to be: a gradient is made like any other tensor."""
@@ -88,6 +100,14 @@ class Tracker(TorchDispatchMode):
 
     def count_flops(self, amount: int) -> None:
         self.flops[self.section] = self.flops.get(self.section, 0) + amount
+
+    def __enter__(self) -> "Tracker":
+        self._token = _active.set(self)
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)
+        _active.reset(self._token)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
