@@ -4,12 +4,15 @@ Flash and memory-efficient attention keep q, k, v, their output and its log-sum-
 appendix B); no T x T matrix exists. Eager attention is not replaced: it is ordinary operations.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from workers.estimator.tracker import count_flops
 
@@ -114,3 +117,14 @@ def register() -> None:
     AttentionInterface.register(WITH_MASK, sdpa_attention_forward)
     AttentionMaskInterface.register(WITHOUT_MASK, _no_mask)
     AttentionMaskInterface.register(WITH_MASK, _padding_mask)
+
+
+@contextmanager
+def masks_of_kernels() -> Iterator[None]:
+    """For architectures that know transformers' own names only: sdpa's masks without looking into the data."""
+    own = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+    ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = _padding_mask
+    try:
+        yield
+    finally:
+        ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = own

@@ -50,9 +50,9 @@ def build_model(request: Request, config: PreTrainedConfig) -> nn.Module:
     attention.register()
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(request))
-    except Exception as error:
-        raise EstimateError(f"model_config: {str(error)[:300]}") from error
+            model = _from_config(config, dtype, request.training.attention)
+    except Exception as error:  # whatever a model class raises is about its configuration
+        raise EstimateError(f"model_config: {type(error).__name__}: {str(error)[:300]}") from error
     model.config.use_cache = training.keeps_outputs and not training.gradient_checkpointing
     if request.lora is not None:
         model.requires_grad_(requires_grad=False)
@@ -71,9 +71,17 @@ def build_model(request: Request, config: PreTrainedConfig) -> nn.Module:
     return model.train()
 
 
-def _attention(request: Request) -> str:
+def _from_config(config: PreTrainedConfig, dtype: torch.dtype, wanted: str) -> nn.Module:
+    """The model with the attention that the request asks for, as far as transformers has it for this architecture."""
     kinds = {"flash": attention.WITHOUT_MASK, "sdpa": attention.WITH_MASK, "eager": "eager"}
-    return kinds[request.training.attention]
+    model_class = AutoModelForCausalLM._model_mapping[type(config)]
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    if wanted == "sdpa" and (capped or not model_class._supports_sdpa):
+        wanted = "eager"  # the fused product has neither soft caps nor sinks
+    try:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=kinds[wanted])
+    except KeyError:  # Falcon keeps a table of its own; its fused product is replaced where it is called
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
 
 def _widen_residuals(model: nn.Module, request: Request) -> None:
@@ -107,7 +115,7 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
         _check_targets(model, targets)
     try:
         with torch.device("meta"):
-            adapted: Any = get_peft_model(model, config)  # type: ignore[arg-type]
+            adapted: Any = _wrap(model, config)
     except Exception as error:
         raise EstimateError(f"lora: {str(error)[:300]}") from error
     dtype = DTYPES[lora.adapter_dtype]
@@ -115,6 +123,17 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
         if parameter.requires_grad and parameter.dtype != dtype:
             parameter.data = parameter.data.to(dtype)
     return adapted
+
+
+def _wrap(model: Any, config: LoraConfig) -> nn.Module:
+    """PEFT's own choice of modules where none are named; all linear layers where PEFT has none for the architecture."""
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        if config.target_modules or "target_modules" not in str(error):
+            raise
+        config.target_modules = "all-linear"
+        return get_peft_model(model, config)
 
 
 def _check_targets(model: nn.Module, targets: list[str]) -> None:

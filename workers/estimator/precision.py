@@ -74,7 +74,7 @@ class Precision(TorchFunctionMode):
 
     def __init__(self, lower: torch.dtype | None, replacements: dict[Any, Replacement]) -> None:
         super().__init__()
-        self._lower = lower
+        self.lower = lower
         self._replacements = replacements
         self._cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -89,9 +89,9 @@ class Precision(TorchFunctionMode):
         replacement = self._replacements.get(func)
         if replacement is not None:
             return replacement(*args, **kwargs)
-        if self._lower is not None:
+        if self.lower is not None:
             if func in _LOWER:
-                args, kwargs = self._cast_all(args, kwargs, self._lower)
+                args, kwargs = self._cast_all(args, kwargs, self.lower)
             elif func in _FLOAT32:
                 args, kwargs = self._cast_all(args, kwargs, torch.float32)
         return func(*args, **kwargs)
@@ -112,12 +112,37 @@ class Precision(TorchFunctionMode):
         return cached[1]
 
 
+class _MetaAutocast:
+    """torch.autocast for the device that has none: leaving autocast works, and nothing else is asked of it."""
+
+    def __init__(self, precision: Precision, *, enabled: bool) -> None:
+        self._precision, self._enabled = precision, enabled
+
+    def __enter__(self) -> None:
+        self._before = self._precision.lower, torch.is_autocast_enabled("cuda")
+        if not self._enabled:
+            self._precision.lower = None
+            torch.set_autocast_enabled("cuda", False)
+
+    def __exit__(self, *_details: Any) -> None:
+        self._precision.lower = self._before[0]
+        torch.set_autocast_enabled("cuda", self._before[1])
+
+
 @contextmanager
-def autocast_flag(enabled: bool) -> Iterator[None]:  # noqa: FBT001
-    """Let libraries that ask whether autocast is on see the answer that they would see on a GPU."""
-    before = torch.is_autocast_enabled("cuda")
-    torch.set_autocast_enabled("cuda", enabled)
+def emulated_autocast(precision: Precision) -> Iterator[None]:
+    """Let libraries that ask whether autocast is on, or that leave it, find what they would find on a GPU."""
+    flag, real = torch.is_autocast_enabled("cuda"), torch.autocast
+
+    def autocast(device_type: str, *args: Any, enabled: bool = True, **kwargs: Any) -> Any:
+        if device_type == "meta":
+            return _MetaAutocast(precision, enabled=enabled)
+        return real(device_type, *args, enabled=enabled, **kwargs)
+
+    torch.set_autocast_enabled("cuda", precision.lower is not None)
+    torch.autocast = autocast  # type: ignore[assignment,misc]
     try:
         yield
     finally:
-        torch.set_autocast_enabled("cuda", before)
+        torch.autocast = real  # type: ignore[misc]
+        torch.set_autocast_enabled("cuda", flag)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from workers.estimator import attention, losses
 from workers.estimator.build import DTYPES, find_layers
 from workers.estimator.optimizers import build_optimizer
-from workers.estimator.precision import Precision, autocast_flag
+from workers.estimator.precision import Precision, emulated_autocast
 from workers.estimator.quantized import BLOCK, PackedLinear4bit, PackedLinear8bit
 from workers.estimator.request import Request
 from workers.estimator.tracker import Tracker
@@ -41,7 +41,8 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
     padded = request.training.micro_batch_size > 1 and not request.training.packing
     with ExitStack() as stack:
         stack.callback(attention.padded_rows.reset, attention.padded_rows.set(padded))
-        stack.enter_context(autocast_flag(enabled=_autocast_dtype(request) is not None))
+        stack.enter_context(emulated_autocast(precision))
+        stack.enter_context(attention.masks_of_kernels())
         stack.enter_context(tracker)
         stack.enter_context(precision)
         outputs = None

@@ -179,11 +179,17 @@ def _addmm_flops(args: tuple[Any, ...], _result: Any) -> int:
     return 2 * args[1].numel() * int(args[2].shape[-1])
 
 
+def _grouped_flops(args: tuple[Any, ...], _result: Any) -> int:
+    """Rows [S, K] by groups [G, K, N]; for the weights' gradients [K, S] by [S, N]. Each row is in one group."""
+    return 2 * args[0].numel() * int(args[1].shape[-1])
+
+
 _ATEN = torch.ops.aten
 _FLOPS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
     _ATEN.mm.default: _mm_flops,
     _ATEN.bmm.default: _mm_flops,
     _ATEN.addmm.default: _addmm_flops,
     _ATEN.baddbmm.default: _addmm_flops,
+    _ATEN._grouped_mm.default: _grouped_flops,
 }
 """Two operations for a multiplication and its addition."""
