@@ -91,7 +91,7 @@ def _widen_residuals(model: nn.Module, request: Request) -> None:
     quantization a float32 stream starts at the embeddings.
     """
     dtype = DTYPES[request.training.residual_dtype or request.training.dtype]
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    embeddings = model.get_input_embeddings()
     for name, module in model.named_modules():
         wide = "norm" in name.lower() or "ln_" in name or isinstance(module, nn.LayerNorm)
         if wide or (request.quantization.type == "none" and module is embeddings):
@@ -104,7 +104,7 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
         bias=lora.bias,
