@@ -11,7 +11,7 @@ from workers.estimator.depth import Plan, Recording, plan_depth, shrink_config, 
 from workers.estimator.request import Request
 from workers.estimator.step import record_steps
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning")
 
 QLORA: dict[str, Any] = {
     "lora": {"r": 4, "target_modules": "all-linear"},

@@ -11,7 +11,7 @@ from tests.support.architectures import make_request
 from workers.estimator.__main__ import serve
 from workers.estimator.request import Request, describe_error
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Nothing is downloaded and no weight exists. What cannot be built raises EstimateError with the field that is wrong.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
 def _wrap(model: Any, config: LoraConfig) -> nn.Module:
     """PEFT's own choice of modules where none are named; all linear layers where PEFT has none for the architecture."""
     try:
-        return get_peft_model(model, config)
+        return get_peft_model(model, copy.deepcopy(config))  # PEFT writes what it finds into the configuration
     except ValueError as error:
         if config.target_modules or "target_modules" not in str(error):
             raise
