@@ -6,7 +6,8 @@ They are subclasses, so that PEFT takes its own path for them: its 4-bit layers 
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes.functional import QuantState
+from bitsandbytes.nn import Linear4bit, Linear8bitLt, Params4bit
 from torch import nn
 
 from workers.estimator.request import Quantization
@@ -43,11 +44,10 @@ class PackedLinear4bit(Linear4bit):
         self.source_dtype = linear.weight.dtype
         self.bias = linear.bias
         count = self.in_features * self.out_features
-        weight: Any = nn.Parameter(_bytes(-(-count // 2), 1), requires_grad=False)
-        weight.compress_statistics = quantization.double_quant
-        weight.quant_type, weight.quant_storage = quantization.type, torch.uint8
-        self.weight = weight
-        for index, constant in enumerate(_constants(count, nested=quantization.double_quant)):
+        shape = torch.Size((self.out_features, self.in_features))
+        state = _make_state(shape, quantization, linear.weight.dtype)
+        self.weight = _pack(_bytes(-(-count // 2), 1), state, quantization)
+        for index, constant in enumerate(_constants(state)):
             self.register_buffer(f"quantization_constant_{index}", constant, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,10 +119,44 @@ def _bytes(*shape: int) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.uint8, device="meta")
 
 
-def _constants(count: int, *, nested: bool) -> list[torch.Tensor]:
-    """Scales, code book and, under double quantization, the second level's scales, code book and offset."""
-    blocks = -(-count // BLOCK)
-    code = _bytes(CODE_VALUES * 4)
-    if not nested:
-        return [_bytes(blocks * 4), code]
-    return [_bytes(blocks), code, _bytes(-(-blocks // NESTED_BLOCK) * 4), _bytes(NESTED_CODE_VALUES * 4), _bytes(4)]
+def _floats(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="meta")
+
+
+def _make_state(shape: torch.Size, quantization: Quantization, dtype: torch.dtype) -> QuantState:
+    """Scales and code book; with double quantization the scales are bytes that have scales of their own."""
+    blocks, nested = -(-shape.numel() // BLOCK), None
+    if quantization.double_quant:
+        nested = QuantState(
+            absmax=_floats(-(-blocks // NESTED_BLOCK)),
+            blocksize=NESTED_BLOCK,
+            code=_floats(NESTED_CODE_VALUES),
+            dtype=torch.float32,
+        )
+    return QuantState(
+        absmax=_floats(blocks) if nested is None else _bytes(blocks),
+        shape=shape,
+        dtype=dtype,
+        blocksize=BLOCK,
+        code=_floats(CODE_VALUES),
+        quant_type=quantization.type,
+        offset=None if nested is None else _floats(),
+        state2=nested,
+    )
+
+
+def _pack(packed: torch.Tensor, state: QuantState, quantization: Quantization) -> Params4bit:
+    """bitsandbytes' parameter as it is after quantizing, so that whoever unpacks it finds what it needs."""
+    weight: Any = torch.Tensor._make_subclass(Params4bit, packed, False)
+    weight.blocksize, weight.compress_statistics = BLOCK, quantization.double_quant
+    weight.quant_type, weight.quant_storage = quantization.type, torch.uint8
+    weight.quant_state, weight.bnb_quantized, weight.module = state, True, None
+    return weight
+
+
+def _constants(state: QuantState) -> list[torch.Tensor]:
+    """All storages of a layer's state."""
+    found = [state.absmax, state.code]
+    if state.state2 is not None:
+        found += [state.state2.absmax, state.state2.code, state.offset]
+    return found

@@ -190,7 +190,7 @@ def _grouped_flops(args: tuple[Any, ...], _result: Any) -> int:
 
 _ATEN = torch.ops.aten
 _ELEMENTWISE = frozenset({_ATEN.mul.Tensor, _ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.div.Tensor})
-"""Operations whose shapes torch works out in Python on the meta device, slowly; between equals there is nothing to do."""
+"""Operations whose shapes torch works out in Python on the meta device, slowly; between equals they are known."""
 
 
 def _are_alike(args: tuple[Any, ...]) -> bool:
