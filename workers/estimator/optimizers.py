@@ -1,0 +1,113 @@
+"""Optimizers as they allocate: states at the first step, and the temporaries of each implementation.
+
+Torch's foreach AdamW, SGD and transformers' Adafactor are the real ones. Fused and bitsandbytes' kernels only run on a
+GPU, change tensors in place and allocate nothing but their states, so those are stand-ins.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers import Adafactor
+
+from workers.estimator.build import DTYPES
+from workers.estimator.request import Request
+from workers.estimator.tracker import Tracker
+
+BLOCK_8BIT = 256
+"""Values that share a scale in bitsandbytes' 8-bit states."""
+SMALLEST_8BIT = 4096
+"""Tensors with fewer values keep float32 states (bitsandbytes' min_8bit_size)."""
+SMALLEST_PAGED = 100_000
+"""Smaller states are not paged (bitsandbytes, Optimizer8bit.get_state_buffer)."""
+_LIKE_PARAMETERS = frozenset({"adamw_fused", "adagrad", "rmsprop"})
+"""Torch's own, whose states have the parameters' dtype."""
+_MOMENTS = {"adamw": 2, "lion": 1, "adagrad": 1, "rmsprop": 1}
+"""State tensors of a parameter's shape."""
+
+
+class Steps(Protocol):
+    def step(self) -> Any: ...
+
+
+class StateOptimizer:
+    """States for each parameter, made at the first step. Paged states live in unified memory and are not counted."""
+
+    def __init__(self, request: Request, parameters: list[nn.Parameter], owners: dict[int, int], tracker: Tracker):
+        kind = request.training.optimizer_kind
+        self._paged = kind.startswith("paged_")
+        self._eight_bit = kind.endswith("_8bit")
+        self._moments = _MOMENTS[kind.removeprefix("paged_").split("_")[0]]
+        wanted = request.training.optimizer_dtype
+        self._dtype = DTYPES[wanted] if wanted else (None if kind in _LIKE_PARAMETERS else torch.float32)
+        self._parameters, self._owners, self._tracker = parameters, owners, tracker
+        self._states: list[torch.Tensor] = []
+
+    def step(self) -> None:
+        if self._states:
+            return
+        with self._tracker.counting_as("optimizer"):
+            for parameter in self._parameters:
+                if self._paged and parameter.numel() >= SMALLEST_PAGED:
+                    continue
+                self._tracker.owner = self._owners[id(parameter)]
+                self._states.extend(self._make(parameter))
+
+    def _make(self, parameter: nn.Parameter) -> Iterator[torch.Tensor]:
+        count = parameter.numel()
+        for _ in range(self._moments):
+            if self._eight_bit and count >= SMALLEST_8BIT:
+                yield torch.empty(count, dtype=torch.uint8, device="meta")
+                yield torch.empty(-(-count // BLOCK_8BIT), dtype=torch.float32, device="meta")
+            else:
+                yield torch.empty(count, dtype=self._dtype or parameter.dtype, device="meta")
+        if not self._eight_bit and self._dtype is None:
+            yield torch.empty((), dtype=torch.float32, device="meta")
+
+
+class RealOptimizer:
+    """A torch optimizer whose allocations are the optimizer's: states when they stay, temporaries when they don't."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, tracker: Tracker, owner: int = -1) -> None:
+        self._optimizer, self._tracker, self._owner = optimizer, tracker, owner
+
+    def step(self) -> None:
+        self._tracker.owner = self._owner
+        with self._tracker.counting_as("optimizer"):
+            self._optimizer.step()
+
+
+class Each:
+    """Optimizers that go from parameter to parameter: one for each, so that it is known whose allocations they are."""
+
+    def __init__(self, optimizers: list[RealOptimizer]) -> None:
+        self._optimizers = optimizers
+
+    def step(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+
+def build_optimizer(request: Request, model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> Steps:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind = request.training.optimizer_kind
+    wanted = request.training.optimizer_dtype
+    if wanted is not None and kind == "adamw_foreach" and any(item.dtype != DTYPES[wanted] for item in trained):
+        return StateOptimizer(request, trained, owners, tracker)  # states of another dtype are not torch's own AdamW
+    match kind:
+        case "adamw_foreach":
+            return RealOptimizer(torch.optim.AdamW(trained, foreach=True), tracker)
+        case "sgd":
+            return RealOptimizer(torch.optim.SGD(trained, lr=1e-3, foreach=True), tracker)
+        case "sgd_momentum":
+            return RealOptimizer(torch.optim.SGD(trained, lr=1e-3, momentum=0.9, foreach=True), tracker)
+        case "adafactor":
+            return Each([RealOptimizer(_make_adafactor(item), tracker, owners[id(item)]) for item in trained])
+        case _:
+            return StateOptimizer(request, trained, owners, tracker)
+
+
+def _make_adafactor(parameter: nn.Parameter) -> Adafactor:
+    """As transformers' Trainer makes it."""
+    return Adafactor([parameter], lr=1e-3, scale_parameter=False, relative_step=False)
