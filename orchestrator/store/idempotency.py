@@ -33,7 +33,8 @@ def find_record(tx: ReadTx, *, key_id: str, scope: str, idempotency_key: str) ->
 def record_request(tx: WriteTx, record: IdempotencyRecord) -> IdempotencyRecord | None:
     """None: the record is stored, and the object to be made. Otherwise the record of the request that came first."""
     statement = tx.insert(records).values(asdict(record))
-    if tx.execute(statement.on_conflict_do_nothing(index_elements=["key_id", "scope", "idempotency_key"])):
+    won = statement.on_conflict_do_nothing(index_elements=["key_id", "scope", "idempotency_key"])
+    if tx.row(won.returning(records.c.key_id)) is not None:
         return None
     return find_record(tx, key_id=record.key_id, scope=record.scope, idempotency_key=record.idempotency_key)
 

@@ -97,7 +97,7 @@ def test_a_checkpoint_that_a_job_continues_from_outlives_its_own_job(rig: Rig) -
             model_name="smol",
             parent=parent,
         )
-        child = jobs.insert_job(tx, new)
+        child = jobs.insert_job(tx, new, message="The job is created.")
     kept = ["adapter/adapter_model.safetensors", *_checkpoint_keys(5)]
     rig.step("clean")
     for _ in range(2):

@@ -14,7 +14,7 @@ from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import idempotency
-from orchestrator.services.idempotency import RETRY_WINDOW, Claim, Repeat
+from orchestrator.services.idempotency import RETRY_WINDOW, Repeat
 from orchestrator.services.jobs import Jobs
 from orchestrator.store.session import Store
 from orchestrator.store.tables.accounts import idempotency_records as records
@@ -39,11 +39,8 @@ def make_key(store: Store) -> Caller:
 def create(store: Store, caller: Caller, thing: str, repeat: Repeat, *, scope: str = SCOPE) -> str:
     """A create that makes `thing`; returns what the request is answered with."""
     with store.write() as tx:
-        claim = idempotency.claim(tx, caller, scope=scope, repeat=repeat)
-        if isinstance(claim, str):
-            return claim
-        claim.record(tx, thing)
-        return thing
+        first = idempotency.claim(tx, caller, scope=scope, repeat=repeat, object_id=thing)
+        return thing if first is None else first
 
 
 def age_records(store: Store, age: timedelta) -> None:
@@ -75,9 +72,8 @@ def test_a_key_with_another_body_is_refused_before_and_in_the_claim(store: Store
 def test_a_create_that_fails_leaves_its_key_free(store: Store, caller: Caller) -> None:
     def fail() -> None:
         with store.write() as tx:
-            assert isinstance(
-                idempotency.claim(tx, caller, scope=SCOPE, repeat=Repeat(fingerprint="f", key="k")), Claim
-            )
+            repeat = Repeat(fingerprint="f", key="k")
+            assert idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id="one") is None
             raise InvalidRequestError("No.")
 
     with pytest.raises(InvalidRequestError):
