@@ -18,6 +18,7 @@ from api.metrics import HttpMetrics, PoolCollector
 from api.middleware import HostCheck, RequestContext
 from api.openapi import cached_document
 from api.routes import (
+    accuracy,
     activity,
     adapters,
     base_models,
@@ -62,6 +63,7 @@ ROUTERS = tuple(
         jobs,
         activity,
         estimates,
+        accuracy,
         models,
         base_models,
         adapters,
