@@ -4,8 +4,8 @@ Kinds of jobs are nested, from everything on a device type down to one base mode
 length. Each level starts from what the coarser one found and moves from there as far as its own observations carry, so
 a kind that never ran borrows from its relatives, and without any data nothing changes.
 
-Memory is a matter of safety: an upper quantile of measured over predicted decides, whose highest value counts only as
-far as the second highest bears it out. Time is a matter of the middle: the median decides.
+Memory is a matter of safety: an upper quantile of measured over predicted decides, in which each value counts only as
+far as the next lower one bears it out. Time is a matter of the middle: the median decides.
 """
 
 import math
@@ -18,7 +18,7 @@ from orchestrator.domain.observations import PHASES_OF_TERM, Observation
 
 UPPER_QUANTILE = 0.95
 TOP_STEP = 1.1
-"""The highest ratio counts up to this many times the second highest, or what is known already when it is alone."""
+"""A ratio above the median counts up to this many times the next lower one; a single one, times what is known."""
 HEADROOM = 1.02
 """Over the quantile: resident sets of the same run differ by one or two percent (SmolLM2-135M on CPU)."""
 RUNS_TO_RAISE = 0.5
@@ -139,12 +139,22 @@ def learn_factor(samples: Sequence[MemorySample], *, prior: float = 1.0) -> floa
 def _learn_ratios(ratios: Sequence[float], prior: float) -> float:
     if not ratios:
         return prior
-    ordered = sorted(ratios)
-    second = ordered[-2] if len(ordered) > 1 else prior
-    ordered[-1] = min(ordered[-1], TOP_STEP * second)
+    ordered = _bear_out(sorted(ratios), prior)
     asked = HEADROOM * interpolate_quantile(ordered, UPPER_QUANTILE)
     half = RUNS_TO_RAISE if asked >= prior else RUNS_TO_LOWER
     return _bounded(prior + (asked - prior) * len(ordered) / (len(ordered) + half))
+
+
+def _bear_out(ordered: Sequence[float], prior: float) -> list[float]:
+    """From the median up, each ratio at most `TOP_STEP` times the one before: a few odd runs climb no higher than a few
+    steps, and many runs alike do not need to climb. A single one leans on what is known already."""
+    if len(ordered) == 1:
+        return [min(ordered[0], TOP_STEP * prior)]
+    trusted = (len(ordered) + 1) // 2
+    found = list(ordered[:trusted])
+    for ratio in ordered[trusted:]:
+        found.append(min(ratio, TOP_STEP * found[-1]))
+    return found
 
 
 def _bounded(factor: float) -> float:
