@@ -110,6 +110,7 @@ class Estimates:
         model = self.models.resolve(spec.model)
         with self.store.read() as tx:
             rows = _find_rows(_find_file(tx, caller, spec), spec, model.facts)
+            described = _Described(rows=rows, validation=_describe_validation(tx, caller, spec))
             plan = resolve_plan(spec, model.facts, seed=spec.seed or 0, tokens=_report(rows))
             kinds = [kind for kind in KINDS if can_run(plan, kind)]
             learned = self._read_learned(tx, spec, plan, model)
@@ -120,7 +121,7 @@ class Estimates:
             time = {
                 kind: found
                 for kind in kinds
-                if (found := _estimate_time(plan, model.facts, rows, kind=kind, learned=learned[kind]))
+                if (found := _estimate_time(plan, model.facts, described, kind=kind, learned=learned[kind]))
             }
             sized = _Sized(spec=spec, plan=plan, facts=model.facts, memory=memory, time=time)
             devices = _fit_devices(tx, sized)
@@ -207,13 +208,44 @@ def _report(rows: Rows) -> TokenReport | None:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """Both files, as far as they are known before they are tokenized."""
+
+    rows: Rows
+    validation: TokenReport | None
+
+
+def _describe_validation(tx: ReadTx, caller: Caller, spec: JobShape) -> TokenReport | None:
+    """Guessed from the file's size, as a training file's tokens are."""
+    file = files.find_file(tx, spec.validation_file, caller.visible_team_id) if spec.validation_file else None
+    if file is None:
+        return None
+    rows = max(1, int((file.report or {}).get("rows", 0)))
+    tokens = max(rows, file.size_bytes // BYTES_PER_TOKEN)
+    return TokenReport(
+        rows=rows,
+        total_tokens=tokens,
+        trained_tokens=0,
+        longest_row_tokens=LONGEST_OVER_MEAN * tokens // rows,
+        longest_row_line=0,
+    )
+
+
 def _estimate_time(
-    plan: TrainingPlan, facts: ModelFacts, rows: Rows, *, kind: DeviceKind, learned: Calibration
+    plan: TrainingPlan, facts: ModelFacts, described: _Described, *, kind: DeviceKind, learned: Calibration
 ) -> TimeEstimate | None:
+    rows = described.rows
     if rows.rows is None or rows.tokens is None:
         return None
     return estimate_time(
-        plan, facts, total_tokens=rows.tokens, rows=rows.rows, kind=kind, corrections=learned.corrections
+        plan,
+        facts,
+        total_tokens=rows.tokens,
+        rows=rows.rows,
+        kind=kind,
+        validation=described.validation,
+        corrections=learned.corrections,
     )
 
 
