@@ -2,7 +2,8 @@
 
 Kinds of jobs are nested, from everything on a device type down to one base model with one method, quantization and
 length. Each level starts from what the coarser one found and moves from there as far as its own observations carry, so
-a kind that never ran borrows from its relatives, and without any data nothing changes.
+a kind that never ran borrows from its relatives, and without any data nothing changes. Relatives may only ask for more
+memory: less is believed of a kind's own runs alone.
 
 Memory is a matter of safety: an upper quantile of measured over predicted decides, in which each value counts only as
 far as the next lower one bears it out. Time is a matter of the middle: the median decides.
@@ -71,9 +72,10 @@ def calibrate(levels: Sequence[Sequence[Observation]]) -> Calibration:
     if not any(levels):
         return UNCALIBRATED
     samples = [[sample for seen in level if (sample := sample_memory(seen)) is not None] for level in levels]
-    factor = 1.0
-    for level in samples:
-        factor = learn_factor(level, prior=factor)
+    relatives = 1.0
+    for level in samples[:-1]:
+        relatives = max(1.0, learn_factor(level, prior=relatives))
+    factor = learn_factor(samples[-1], prior=relatives)
     corrections = {}
     for term in PHASES_OF_TERM:
         found = None
@@ -183,7 +185,7 @@ def learn_correction(ratios: Sequence[float], *, prior: Correction | None = None
     known = math.log(prior.factor) if prior is not None else 0.0
     middle = median(logs if count % 2 else [*logs, known])
     factor = math.exp(known + (middle - known) * count / (count + RUNS_TO_TRUST))
-    own = max(NARROWEST_SPREAD, MAD_TO_RANGE * median(abs(value - middle) for value in logs)) * (1 + 2 / count)
-    unknown = prior.spread if prior is not None else UNKNOWN_SPREAD
+    scatter = median(abs(value - middle) for value in logs)
+    own = min(max(NARROWEST_SPREAD, MAD_TO_RANGE * scatter) * (1 + 2 / count), UNKNOWN_SPREAD)
     belief = count**2 / (count**2 + 1)
-    return Correction(factor=factor, spread=belief * own + (1 - belief) * max(own, unknown), runs=count)
+    return Correction(factor=factor, spread=belief * own + (1 - belief) * UNKNOWN_SPREAD, runs=count)

@@ -41,7 +41,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tp") as name:
         folder = Path(name)
         model = real_model_folder() if asked.model == "smollm2" else build_tiny_model(folder / "model")
-        with run_stack(folder / "data", lease_seconds=120, torch_threads=None) as stack, stack.connect() as client:
+        with (
+            run_stack(folder / "data", lease_seconds=120, torch_threads=1 if asked.model == "tiny" else None) as stack,
+            stack.connect() as client,
+        ):
             client.base_models.create(name=MODEL, location=str(model))
             files = {
                 "training_file": client.files.create(write_rows(folder / "train.jsonl")).id,

@@ -109,6 +109,13 @@ def test_checkpoints_hold_training_up_but_for_the_last_steps() -> None:
     assert by_time.breakdown["training"] - plain.breakdown["training"] == pytest.approx(2 * each)
 
 
+def test_a_step_takes_the_trainers_own_time_however_small_the_model() -> None:
+    small = {"total_tokens": 4, "rows": 4}
+    one, many = (estimate(epochs=epochs, **small).breakdown["training"] for epochs in (1, 1001))
+    padded = 5 * count_flops(make_plan(), SMOLLM2_135M, row_tokens=1) / RATES["cpu"].flops_per_second
+    assert many - one == pytest.approx(1000 * (padded + 0.03), rel=0.01)
+
+
 def test_the_terms_sum_up_to_the_estimate() -> None:
     found = evaluated(eval_steps=5)
     assert sum(found.breakdown.values()) == pytest.approx(found.seconds)
