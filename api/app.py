@@ -19,6 +19,7 @@ from api.middleware import HostCheck, RequestContext
 from api.openapi import cached_document
 from api.ratelimit import RateLimit
 from api.routes import (
+    accuracy,
     activity,
     adapters,
     base_models,
@@ -63,6 +64,7 @@ ROUTERS = tuple(
         jobs,
         activity,
         estimates,
+        accuracy,
         models,
         base_models,
         adapters,

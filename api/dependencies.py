@@ -15,6 +15,7 @@ from api.feeds import Followed
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import (
+    accuracy,
     adapters,
     costs,
     estimates,
@@ -71,6 +72,7 @@ def _service(name: str) -> Callable[[Request], Coroutine[Any, Any, Any]]:
     return find
 
 
+Accuracy = Annotated[accuracy.AccuracyReader, Depends(_service("accuracy"))]
 Adapters = Annotated[adapters.Adapters, Depends(_service("adapters"))]
 Costs = Annotated[costs.Costs, Depends(_service("costs"))]
 Estimates = Annotated[estimates.Estimates, Depends(_service("estimates"))]

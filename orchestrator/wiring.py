@@ -18,6 +18,7 @@ from structlog.typing import Processor
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
 from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings, Knowledge
+from orchestrator.services.accuracy import AccuracyReader
 from orchestrator.services.adapters import Adapters
 from orchestrator.services.costs import Costs
 from orchestrator.services.estimates import Estimates
@@ -41,6 +42,7 @@ class Services:
 
     store: Store
     objects: Objects
+    accuracy: AccuracyReader
     adapters: Adapters
     costs: Costs
     estimates: Estimates
@@ -88,6 +90,7 @@ def build_services(settings: Settings) -> Services:
     return Services(
         store=store,
         objects=objects,
+        accuracy=AccuracyReader(store),
         adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
         costs=Costs(store),
         estimates=Estimates(store, models),

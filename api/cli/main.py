@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import adapters, files, jobs, pool, stack, teams
+from api.cli import accuracy, adapters, files, jobs, pool, stack, teams
 from api.cli.exits import CommandError, code_of, tell
 from api.client.errors import ClientError
 from api.stack.errors import StackError
@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (STACK, "status", stack.status),
     (JOBS, "submit", jobs.submit),
     (JOBS, "estimate", jobs.estimate),
+    (JOBS, "accuracy", accuracy.accuracy),
     (JOBS, "jobs", jobs.jobs),
     (JOBS, "show", jobs.show_job),
     (JOBS, "logs", jobs.logs),

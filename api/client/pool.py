@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from api.client.jobs import EstimateFields
-from api.client.results import BaseModelInfo, Deleted, Estimate, Model, Pool, Price
+from api.client.results import Accuracy, BaseModelInfo, Deleted, Estimate, Model, Pool, Price
 from api.client.tail import read_pages
 from api.client.transport import Transport
 
@@ -76,3 +76,7 @@ class Estimates:
     def create(self, **fields: Unpack[EstimateFields]) -> Estimate:
         """What a job with these fields would take, without making it."""
         return Estimate.model_validate(self._transport.post(ESTIMATES, fields))
+
+    def accuracy(self) -> Accuracy:
+        """How far estimates were off over the newest attempts of the whole pool."""
+        return Accuracy.model_validate(self._transport.get(f"{ESTIMATES}/accuracy"))

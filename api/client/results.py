@@ -280,10 +280,15 @@ class PredictedMemory(Result):
 
 
 class PredictedTime(Result):
+    """`confidence` is low before a job of this kind was measured on such a device, and high after three."""
+
     seconds: float
     low_seconds: float
     high_seconds: float
     steps: int
+    runs: int = 0
+    confidence: str = "low"
+    breakdown: dict[str, float] = {}
 
 
 class PredictedCost(Result):
@@ -325,6 +330,27 @@ class Estimate(Result):
     time: dict[str, PredictedTime]
     devices: tuple[DeviceFit, ...]
     warnings: tuple[str, ...] = ()
+
+
+class PredictionErrors(Result):
+    """|measured / predicted - 1| over `count` attempts; `over` of them took more than predicted."""
+
+    count: int
+    over: int
+    median: float | None
+    p95: float | None
+    worst: float | None
+
+
+class Accuracy(Result):
+    """How far estimates were off over the newest attempts of the pool."""
+
+    attempts: int
+    since: int | None
+    out_of_memory: int
+    memory: PredictionErrors
+    memory_uncalibrated: PredictionErrors
+    time: PredictionErrors
 
 
 class Team(Result):

@@ -8,6 +8,7 @@ from orchestrator.domain.estimate_changes import Change
 from orchestrator.services.estimates import Cost, DeviceFit, JobEstimate, Rows
 
 Source = Literal["given", "guessed", "unknown"]
+RUNS_FOR_CONFIDENCE = 3
 
 
 class RowsOut(Wire):
@@ -42,13 +43,21 @@ class MemoryOut(Wire):
 
 
 class TimeOut(Wire):
-    """Seconds on one device, with the range that the estimate is honest about."""
+    """Seconds on one device, with the range that the estimate is honest about.
+
+    `runs` is how many jobs of this kind were measured on such a device lately: none makes the confidence low, three
+    make it high.
+    """
 
     seconds: float
     low_seconds: float
     high_seconds: float
     steps: int
     tokens: int
+    runs: int
+    confidence: Literal["low", "medium", "high"]
+    breakdown: dict[str, float]
+    """Seconds by term: start, loading, training, evaluating, saving."""
 
     @classmethod
     def of(cls, time: TimeEstimate) -> "TimeOut":
@@ -58,6 +67,9 @@ class TimeOut(Wire):
             high_seconds=time.high_seconds,
             steps=time.steps,
             tokens=time.tokens,
+            runs=time.runs,
+            confidence="low" if not time.runs else "medium" if time.runs < RUNS_FOR_CONFIDENCE else "high",
+            breakdown=dict(time.breakdown),
         )
 
 

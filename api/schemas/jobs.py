@@ -6,6 +6,7 @@ from api.schemas.adapters import ParentOut
 from api.schemas.wire import Identified, Money, Wire, find_unix, unix, usd
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.jobs import Job
+from orchestrator.domain.pace import estimate_finish
 from orchestrator.domain.plan import BASE_LEARNING_RATE
 from orchestrator.domain.spec import (
     Auto,
@@ -218,12 +219,30 @@ def _warnings_of(job: Job) -> list[str]:
 
 
 def _estimate_finish(job: Job, attempt: Attempt | None) -> int | None:
-    """The attempt's own speed, from its launch to its last sign of life, carried on over the steps that are left."""
+    """From the attempt's own steps and evaluations; until it has reported one, from its launch on, as a whole."""
     if job.state is not JobState.RUNNING or not job.total_steps or attempt is None:
         return None
     began_at, seen_at = attempt.started_at, attempt.last_contact_at
     done = job.current_step - (attempt.resumed_from_step or 0)
     if began_at is None or seen_at is None or done <= 0:
         return None
+    if attempt.pace is not None and job.plan is not None:
+        finish = estimate_finish(
+            attempt.pace,
+            job.plan,
+            step=job.current_step,
+            total_steps=job.total_steps,
+            evaluates=job.spec.validation_file is not None,
+            seen_at=seen_at,
+            end_seconds=_saving_seconds(job, attempt),
+        )
+        if finish is not None:
+            return unix(finish)
     left = job.total_steps - job.current_step
     return unix(seen_at + (seen_at - began_at) / done * left)
+
+
+def _saving_seconds(job: Job, attempt: Attempt) -> float:
+    """What saving and uploading the adapter was predicted to take; 0 when that is not known."""
+    predicted = ((job.estimate or {}).get("time") or {}).get(attempt.device_kind) or {}
+    return float((predicted.get("breakdown") or {}).get("saving", 0.0))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from orchestrator.domain.failures import FailureKind
+from orchestrator.domain.pace import Pace
+from orchestrator.domain.placement import DeviceKind
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.protocol import Succeeded
 from orchestrator.domain.states import AttemptState
@@ -48,6 +50,12 @@ class Attempt:
     peak_reserved_bytes: int
     peak_device_bytes: int
     result: Succeeded | None = None
+    pace: Pace | None = None
+
+    @property
+    def device_kind(self) -> DeviceKind:
+        """A device's id ends in its kind and index: node-a/cuda:0."""
+        return "cpu" if self.device_id.rsplit("/", 1)[-1].startswith("cpu") else "cuda"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ by validation, so a better method can replace the formulas behind them. Each ter
 from dataclasses import dataclass
 
 from orchestrator.domain.estimate_activations import ActivationEstimate, estimate_activations
+from orchestrator.domain.estimate_terms import CALIBRATION_TERM
 from orchestrator.domain.estimate_time import TimeEstimate, estimate_time
 from orchestrator.domain.estimate_weights import (
     FP32_BYTES,
@@ -26,6 +27,7 @@ __all__ = [
     "DeviceKind",
     "MemoryEstimate",
     "TimeEstimate",
+    "calibrate_memory",
     "can_run",
     "estimate_footprints",
     "estimate_memory",
@@ -101,6 +103,16 @@ def estimate_memory(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> 
         breakdown["runtime"] = CUDA_RUNTIME_BYTES
     return MemoryEstimate(
         total_bytes=sum(breakdown.values()), breakdown={term: breakdown[term] for term in BREAKDOWN_TERMS}
+    )
+
+
+def calibrate_memory(estimate: MemoryEstimate, factor: float) -> MemoryEstimate:
+    """With the margin that measured runs ask for, as a term of its own: negative when the estimate was too high."""
+    added = round((factor - 1.0) * estimate.total_bytes)
+    if not added:
+        return estimate
+    return MemoryEstimate(
+        total_bytes=estimate.total_bytes + added, breakdown={**estimate.breakdown, CALIBRATION_TERM: added}
     )
 
 

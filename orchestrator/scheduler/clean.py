@@ -13,7 +13,7 @@ from orchestrator.domain.artifacts import Adapter, Checkpoint, File, Upload, Upl
 from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import MANIFEST_NAME, job_prefix
 from orchestrator.scheduler.loop import Loop
-from orchestrator.store import adapters, attempts, checkpoints, files, idempotency, sweeps, uploads
+from orchestrator.store import adapters, attempts, checkpoints, files, idempotency, observations, sweeps, uploads
 from orchestrator.store.session import ReadTx, Store
 
 KEPT_CHECKPOINTS = 2
@@ -54,7 +54,8 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class DropRecords:
-    """Forget idempotency records from before, and uploads to the object store that nobody finished."""
+    """Forget idempotency records from before, observations older than the retention, and uploads to the object store
+    that nobody finished."""
 
     before: datetime
 
@@ -120,6 +121,7 @@ class Clean:
             case DropRecords():
                 with self._store.write() as tx:
                     idempotency.delete_older(tx, chore.before)
+                    observations.delete_older(tx, tx.now() - self._retention)
                 self._objects.abort_stale_uploads(older_than_seconds=UNFINISHED_UPLOAD_SECONDS)
         return False
 

@@ -32,7 +32,10 @@ NEAR_RESERVATION = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Digest:
-    """Newest `progress`, `phase` and `peak` of the batch; all of the rest. `cursor` is the last entry's seq."""
+    """Newest `progress`, `phase` and `peak` of the batch; all of the rest. `cursor` is the last entry's seq.
+
+    `timeline` is everything but log lines, for the attempt's pace.
+    """
 
     cursor: int
     logs: tuple[Entry, ...]
@@ -43,6 +46,7 @@ class Digest:
     peak: Peak | None
     outcome: Succeeded | Failed | Stopped | None
     last_entry_at_unix: float | None
+    timeline: tuple[Entry, ...] = ()
 
 
 def digest_entries(entries: Sequence[Entry], *, cursor: int) -> Digest:
@@ -82,6 +86,7 @@ def digest_entries(entries: Sequence[Entry], *, cursor: int) -> Digest:
         peak=peak,
         outcome=outcome,
         last_entry_at_unix=fresh[-1].at_unix if fresh else None,
+        timeline=tuple(entry for entry in fresh if not isinstance(entry.report, LogLine)),
     )
 
 

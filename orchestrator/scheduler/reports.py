@@ -8,6 +8,7 @@ from datetime import datetime
 from orchestrator.domain.artifacts import Checkpoint
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.ids import new_checkpoint_id
+from orchestrator.domain.pace import Pace, advance_pace
 from orchestrator.domain.protocol import CheckpointStored, Entry, Metric
 from orchestrator.domain.states import AttemptState
 from orchestrator.scheduler.sentences import describe_checkpoint, describe_metric
@@ -29,6 +30,7 @@ def store_reports(tx: WriteTx, news: News, *, lease_seconds: float) -> None:
         lease_seconds=lease_seconds,
         peaks=attempts.Peaks() if peak is None else attempts.Peaks(**peak.model_dump(exclude={"kind"})),
         phase=digest.phase,
+        pace=advance_pace(attempt.pace or Pace(), digest.timeline) if digest.timeline else None,
         alive_at=news.ended_at,
     )
     if attempt.state is AttemptState.LAUNCHING:

@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from orchestrator.domain.calibration import Calibration, merge_calibrations
 from orchestrator.domain.estimate import (
     KINDS,
     DeviceKind,
     MemoryEstimate,
     TimeEstimate,
+    calibrate_memory,
     can_run,
     estimate_memory,
     estimate_time,
@@ -40,34 +42,61 @@ class Sizing:
         return {kind: estimate.total_bytes for kind, estimate in self.memory.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Market:
+    """What a job may run on, at which price, and what was learned there: the latter two by device type, for every type
+    among `rooms`. Prices are micro-dollars per device-hour."""
+
+    rooms: Sequence[DeviceRoom]
+    prices: Mapping[str, int]
+    calibrations: Mapping[str, Calibration]
+
+
 def size_job(
     job: Job,
     plan: TrainingPlan,
     facts: ModelFacts,
     *,
     tokens: TokenReport,
-    rooms: Sequence[DeviceRoom],
-    prices: Mapping[str, int],
+    validation: TokenReport | None,
+    market: Market,
 ) -> Sizing:
-    """`prices` holds micro-dollars per device-hour by device type, for every type among `rooms`."""
+    """What is predicted, with the margin and the corrections that measured runs of such jobs ask for."""
     kinds = [kind for kind in KINDS if can_run(plan, kind)]
-    memory = {kind: estimate_memory(plan, facts, kind) for kind in kinds}
+    learned = {kind: _learned(job, market, kind) for kind in kinds}
+    memory = {kind: calibrate_memory(estimate_memory(plan, facts, kind), learned[kind].memory_factor) for kind in kinds}
     time = {
-        kind: estimate_time(plan, facts, total_tokens=tokens.total_tokens, rows=tokens.rows, kind=kind)
+        kind: estimate_time(
+            plan,
+            facts,
+            total_tokens=tokens.total_tokens,
+            rows=tokens.rows,
+            kind=kind,
+            validation=validation,
+            corrections=learned[kind].corrections,
+        )
         for kind in kinds
     }
     footprints: dict[str, int] = {kind: estimate.total_bytes for kind, estimate in memory.items()}
     home = choose_device(
-        [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in rooms], _asks(job, footprints)
+        [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in market.rooms], _asks(job, footprints)
     )
     cost = None
     if home is not None:
         reserved = home.total_bytes if job.spec.resources.exclusive else footprints[home.kind]
         rate = Rate(
-            price_usd_micros_per_hour=prices[home.device_type], reserved_bytes=reserved, device_bytes=home.total_bytes
+            price_usd_micros_per_hour=market.prices[home.device_type],
+            reserved_bytes=reserved,
+            device_bytes=home.total_bytes,
         )
         cost = rate.amount_usd_micros(timedelta(seconds=time[home.kind].seconds))
     return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost)
+
+
+def _learned(job: Job, market: Market, kind: DeviceKind) -> Calibration:
+    asked = job.spec.resources.device_type
+    types = {room.device_type for room in market.rooms if room.kind == kind and asked in {AUTO, room.device_type}}
+    return merge_calibrations(market.calibrations[device_type] for device_type in sorted(types))
 
 
 def _asks(job: Job, footprints: dict[str, int]) -> WaitingJob:

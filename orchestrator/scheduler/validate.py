@@ -23,7 +23,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.failures import FAILURE_RULES, FailureKind
 from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.models import ModelFacts
-from orchestrator.domain.placement import DeviceRoom
+from orchestrator.domain.observations import name_kind
 from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
 from orchestrator.domain.protocol import FileProblem, TokenCounts, ValidationResult, ValidationSpec
 from orchestrator.domain.spec import AUTO
@@ -35,8 +35,9 @@ from orchestrator.scheduler.orders import DescribeModel, remote_file
 from orchestrator.scheduler.place import PriceOf
 from orchestrator.scheduler.rooms import read_rooms
 from orchestrator.scheduler.sentences import describe_usd
-from orchestrator.scheduler.sizing import Sizing, describe_sizing, explain_misfit, size_job, snapshot
+from orchestrator.scheduler.sizing import Market, Sizing, describe_sizing, explain_misfit, size_job, snapshot
 from orchestrator.store import events, files, jobs, models
+from orchestrator.store.observations import read_calibration
 from orchestrator.store.session import Store, WriteTx
 
 PARALLEL_VALIDATIONS = 2
@@ -127,11 +128,22 @@ class Validate:
                 validation_file=files.get_file(tx, validation, job.team_id) if validation else None,
             )
 
-    def _read_pool(self) -> tuple[Sequence[DeviceRoom], dict[str, int]]:
-        """Devices and prices by type, after the files were read: that may have taken minutes."""
+    def _read_market(self, job: Job, plan: TrainingPlan, facts: ModelFacts) -> Market:
+        """Devices, prices and what was learned, after the files were read: that may have taken minutes."""
         with self._store.read() as tx:
             rooms = read_rooms(tx)
-            return rooms, {room.device_type: self._price_of(tx, room.device_type) for room in rooms}
+            types = {room.device_type for room in rooms}
+            kinds = {
+                device_type: name_kind(
+                    plan, base_model=job.model_name, family=facts.model_type, device_type=device_type
+                )
+                for device_type in types
+            }
+            return Market(
+                rooms=rooms,
+                prices={device_type: self._price_of(tx, device_type) for device_type in types},
+                calibrations={device_type: read_calibration(tx, kind) for device_type, kind in kinds.items()},
+            )
 
     def _validate(self, subject: _Subject) -> ValidationResult:
         job, validation, seconds = subject.job, subject.validation_file, self._input_url_seconds
@@ -160,10 +172,11 @@ class Validate:
         job = subject.job
         tokens = _report_tokens(result.training, result.validation)
         plan = resolve_plan(job.spec, subject.facts, seed=job.seed, tokens=tokens)
-        rooms, prices = self._read_pool()
-        sizing = size_job(job, plan, subject.facts, tokens=tokens, rooms=rooms, prices=prices)
-        if rooms and sizing.home is None:
-            raise CannotFitError(explain_misfit(job, plan, subject.facts, rooms=rooms), param="resources")
+        market = self._read_market(job, plan, subject.facts)
+        validation = None if result.validation is None else TokenReport(**result.validation.model_dump())
+        sizing = size_job(job, plan, subject.facts, tokens=tokens, validation=validation, market=market)
+        if market.rooms and sizing.home is None:
+            raise CannotFitError(explain_misfit(job, plan, subject.facts, rooms=market.rooms), param="resources")
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
 
     def _admit(self, job: Job, verdict: _Verdict) -> None:

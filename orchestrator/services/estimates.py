@@ -5,31 +5,36 @@ exactly only after tokenizing; until then it is taken from the request, or guess
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from orchestrator.domain.artifacts import File, FileStatus
+from orchestrator.domain.calibration import Calibration, merge_calibrations
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import (
     KINDS,
     DeviceKind,
     MemoryEstimate,
     TimeEstimate,
+    calibrate_memory,
     can_run,
     estimate_memory,
     estimate_time,
 )
 from orchestrator.domain.estimate_changes import Change, suggest_changes
 from orchestrator.domain.models import ModelFacts
+from orchestrator.domain.observations import name_kind
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device, fits
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TokenReport, TrainingPlan, resolve_plan
+from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.spec import AUTO, EstimateSpec, JobShape, JobSpec
 from orchestrator.domain.teams import Caller
 from orchestrator.services.parents import ResolveModel, resolve_model
 from orchestrator.services.pool import read_pool, read_price
 from orchestrator.store import files
+from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.session import ReadTx, Store
 
 Fit = Literal["now", "when_empty", "never"]
@@ -98,16 +103,26 @@ class JobEstimate:
 class Estimates:
     store: Store
     models: ResolveModel
+    calibrations: Calibrations = field(default_factory=Calibrations)
 
     def estimate(self, caller: Caller, spec: EstimateSpec | JobSpec) -> JobEstimate:
         """Raises InvalidRequestError, naming the field, for what would be refused at submission too."""
         spec, model, _ = resolve_model(self.store, self.models, spec, caller.visible_team_id)
         with self.store.read() as tx:
             rows = _find_rows(_find_file(tx, caller, spec), spec, model.facts)
+            described = _Described(rows=rows, validation=_describe_validation(tx, caller, spec))
             plan = resolve_plan(spec, model.facts, seed=spec.seed or 0, tokens=_report(rows))
             kinds = [kind for kind in KINDS if can_run(plan, kind)]
-            memory = {kind: estimate_memory(plan, model.facts, kind) for kind in kinds}
-            time = {kind: found for kind in kinds if (found := _estimate_time(plan, model.facts, rows, kind))}
+            learned = self._read_learned(tx, spec, plan, model)
+            memory = {
+                kind: calibrate_memory(estimate_memory(plan, model.facts, kind), learned[kind].memory_factor)
+                for kind in kinds
+            }
+            time = {
+                kind: found
+                for kind in kinds
+                if (found := _estimate_time(plan, model.facts, described, kind=kind, learned=learned[kind]))
+            }
             sized = _Sized(spec=spec, plan=plan, facts=model.facts, memory=memory, time=time)
             devices = _fit_devices(tx, sized)
         return JobEstimate(
@@ -119,6 +134,20 @@ class Estimates:
             devices=devices,
             warnings=tuple(_warn(spec, rows, devices)),
         )
+
+    def _read_learned(
+        self, tx: ReadTx, spec: EstimateSpec | JobSpec, plan: TrainingPlan, model: BaseModel
+    ) -> dict[DeviceKind, Calibration]:
+        """What attempts of such jobs have taught, by kind of device, over the device types that the job may go to."""
+        asked = spec.resources.device_type
+        types = {
+            (view.room.kind, view.room.device_type) for view in read_pool(tx) if asked in {AUTO, view.room.device_type}
+        }
+        found: dict[DeviceKind, list[Calibration]] = {kind: [] for kind in KINDS}
+        for kind, device_type in sorted(types):
+            named = name_kind(plan, base_model=model.name, family=model.facts.model_type, device_type=device_type)
+            found[kind].append(self.calibrations.read(tx, named))
+        return {kind: merge_calibrations(several) for kind, several in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +208,45 @@ def _report(rows: Rows) -> TokenReport | None:
     )
 
 
-def _estimate_time(plan: TrainingPlan, facts: ModelFacts, rows: Rows, kind: DeviceKind) -> TimeEstimate | None:
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """Both files, as far as they are known before they are tokenized."""
+
+    rows: Rows
+    validation: TokenReport | None
+
+
+def _describe_validation(tx: ReadTx, caller: Caller, spec: JobShape) -> TokenReport | None:
+    """Guessed from the file's size, as a training file's tokens are."""
+    file = files.find_file(tx, spec.validation_file, caller.visible_team_id) if spec.validation_file else None
+    if file is None:
+        return None
+    rows = max(1, int((file.report or {}).get("rows", 0)))
+    tokens = max(rows, file.size_bytes // BYTES_PER_TOKEN)
+    return TokenReport(
+        rows=rows,
+        total_tokens=tokens,
+        trained_tokens=0,
+        longest_row_tokens=LONGEST_OVER_MEAN * tokens // rows,
+        longest_row_line=0,
+    )
+
+
+def _estimate_time(
+    plan: TrainingPlan, facts: ModelFacts, described: _Described, *, kind: DeviceKind, learned: Calibration
+) -> TimeEstimate | None:
+    rows = described.rows
     if rows.rows is None or rows.tokens is None:
         return None
-    return estimate_time(plan, facts, total_tokens=rows.tokens, rows=rows.rows, kind=kind)
+    return estimate_time(
+        plan,
+        facts,
+        total_tokens=rows.tokens,
+        rows=rows.rows,
+        kind=kind,
+        validation=described.validation,
+        corrections=learned.corrections,
+    )
 
 
 def _fit_devices(tx: ReadTx, sized: _Sized) -> tuple[DeviceFit, ...]:

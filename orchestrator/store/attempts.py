@@ -17,6 +17,7 @@ from orchestrator.domain.errors import IllegalTransitionError, LeaseLostError, N
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.ids import new_attempt_id, new_lease_token
 from orchestrator.domain.outcomes import AttemptEnd, JobMove
+from orchestrator.domain.pace import Pace
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.protocol import Succeeded
 from orchestrator.domain.states import (
@@ -27,7 +28,7 @@ from orchestrator.domain.states import (
     states_before_attempt,
 )
 from orchestrator.store.columns import bind_moment
-from orchestrator.store.endings import move_job, write_bill
+from orchestrator.store.endings import move_job, record_observation, write_bill
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.jobs import jobs
@@ -196,7 +197,7 @@ def end_attempt(
     ended_at: datetime,
     changes: Mapping[str, Any] | None = None,
 ) -> JobMove:
-    """End the attempt, write its bill, decide what becomes of the job and move it, with one event: all or nothing.
+    """End the attempt, with its bill and what it teaches, and move the job by one event: all or nothing.
 
     `ended_at` is where the bill stops; `changes` sets fields of the job (jobs.CHANGEABLE). A job that has ended
     already stays as it is. Raises LeaseLostError when the token is stale or the attempt has ended.
@@ -215,6 +216,7 @@ def end_attempt(
         },
     )
     write_bill(tx, attempt, end)
+    record_observation(tx, attempt, end)
     return move_job(tx, attempt, end, changes=changes or {})
 
 
@@ -251,6 +253,7 @@ def record_contact(
     lease_seconds: float,
     peaks: Peaks = Peaks(),
     phase: str | None = None,
+    pace: Pace | None = None,
     alive_at: datetime | None = None,
 ) -> Attempt:
     """Renew the lease and move the journal's cursor, in the transaction that stores what was pulled.
@@ -272,6 +275,7 @@ def record_contact(
             peak_reserved_bytes=_larger("peak_reserved_bytes", peaks.reserved_bytes),
             peak_device_bytes=_larger("peak_device_bytes", peaks.device_bytes),
             **({} if phase is None else {"phase": phase}),
+            **({} if pace is None else {"pace": pace.model_dump(mode="json")}),
         )
     )
     row = tx.row(statement.returning(attempts))
@@ -352,4 +356,5 @@ def _attempt(row: RowMapping) -> Attempt:
         peak_reserved_bytes=row["peak_reserved_bytes"],
         peak_device_bytes=row["peak_device_bytes"],
         result=None if row["result"] is None else Succeeded.model_validate(row["result"]),
+        pace=None if row["pace"] is None else Pace.model_validate(row["pace"]),
     )

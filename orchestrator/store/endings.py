@@ -7,17 +7,22 @@ from typing import Any
 from orchestrator.domain.attempts import Attempt, LedgerEntry
 from orchestrator.domain.failures import Blame, Failure, FailureKind
 from orchestrator.domain.jobs import Job, JobError
+from orchestrator.domain.observations import observe_attempt
 from orchestrator.domain.outcomes import AttemptEnd, JobFacts, JobMove, decide_job_move
 from orchestrator.domain.pricing import split_attempt
 from orchestrator.domain.remedies import ShortJob, choose_remedy, describe_way_out
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.store.checkpoints import find_newest_moment
 from orchestrator.store.events import Level
-from orchestrator.store.jobs import apply_job_transition, lock_job
+from orchestrator.store.jobs import apply_job_transition, get_job, lock_job
 from orchestrator.store.ledger import append_entry
 from orchestrator.store.models import find_model
+from orchestrator.store.observations import insert_observation
 from orchestrator.store.remedies import read_short_job
 from orchestrator.store.session import WriteTx
+
+UNKNOWN_FAMILY = ""
+"""Of a base model that has left the registry while its job ran."""
 
 
 def write_bill(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
@@ -46,6 +51,15 @@ def write_bill(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
             created_at=tx.now(),
         )
         append_entry(tx, entry)
+
+
+def record_observation(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
+    """Keep what was measured beside what was predicted; before the job moves, whose plan a retry may change."""
+    job = get_job(tx, attempt.job_id)
+    model = find_model(tx, job.model_name)
+    observation = observe_attempt(job, attempt, end, family=model.facts.model_type if model else UNKNOWN_FAMILY)
+    if observation is not None:
+        insert_observation(tx, observation)
 
 
 def move_job(tx: WriteTx, attempt: Attempt, end: AttemptEnd, *, changes: Mapping[str, Any]) -> JobMove:
@@ -93,7 +107,15 @@ def _event_data(attempt: Attempt, failure: Failure | None, move: JobMove) -> dic
 def _job_changes(tx: WriteTx, move: JobMove, job: Job, short: ShortJob | None) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if move.remedy is not None:
-        changes |= {"plan": move.remedy.plan, "footprints": dict(move.remedy.footprints)}
+        unpredicted = {
+            **(job.estimate or {}),
+            "memory": {},
+        }  # what was said of another plan teaches nothing of this one
+        changes |= {
+            "plan": move.remedy.plan,
+            "footprints": dict(move.remedy.footprints),
+            "estimate": unpredicted,
+        }
     if move.state is JobState.FAILED:
         assert move.failure is not None, "a job fails because an attempt failed"
         message = f"{move.failure.message.rstrip()} {_hint(tx, move.failure, short, job)}"

@@ -9,6 +9,8 @@ BENCHMARKS = (
     ("tests.bench.overhead",),
     ("tests.bench.submissions",),
     ("tests.bench.followers",),
+    ("tests.bench.calibration_replay",),
+    ("tests.bench.learned_estimates",),
 )
 
 

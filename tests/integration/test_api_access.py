@@ -64,6 +64,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ("GET", JOB + "/attempts"): Place(READER),
     ("GET", JOB + "/cost"): Place(READER),
     ("POST", "/v1/estimates"): Place(READER, {"json": {"model": "tiny", "rows": 10}}),
+    ("GET", "/v1/estimates/accuracy"): Place(READER, foreign=False),
     ("GET", "/v1/models"): Place(READER),
     ("GET", "/v1/models/{model}"): Place(READER),
     ("DELETE", "/v1/models/{model}"): Place(WRITER),

@@ -327,6 +327,22 @@ def test_an_estimate_says_where_the_job_fits_and_leaves_no_file(
     assert api.asked[-1].method == "DELETE"
 
 
+def test_how_right_estimates_were_is_a_table(api: StubApi, tunepool: Tunepool) -> None:
+    errors = {"count": 3, "over": 1, "median": 0.021, "p95": 0.125, "worst": 0.2}
+    none = {"count": 0, "over": 0, "median": None, "p95": None, "worst": None}
+    answer = {"attempts": 4, "since": 1_790_000_000, "out_of_memory": 1, "memory": errors}
+    api.on("GET", "/v1/estimates/accuracy", as_json({**answer, "memory_uncalibrated": errors, "time": none}))
+    out = tunepool("accuracy").out
+    assert "2.1 %" in out
+    assert "12.5 %" in out
+    assert "4 attempts since" in out
+    assert "1 of them ran out of memory" in out
+    assert json.loads(tunepool("accuracy", "--json").out)["memory"] == errors
+    empty = {**answer, "attempts": 0, "since": None, "memory": none, "memory_uncalibrated": none, "time": none}
+    api.on("GET", "/v1/estimates/accuracy", as_json(empty))
+    assert "no attempt has been measured yet" in tunepool("accuracy").out
+
+
 def test_what_is_made_is_told(api: StubApi, tunepool: Tunepool, tmp_path: Path) -> None:
     key = {"id": "key-1", "name": "ci", "role": "viewer", "prefix": "tp-ab", "created_at": 1, "secret": "tp-secret"}
     api.on("POST", "/v1/keys", as_json(key))

@@ -1,6 +1,6 @@
 """Estimates on both engines: with a file, with numbers, with neither; now, when empty, never; and what it costs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -10,15 +10,18 @@ from orchestrator.domain.artifacts import FileStatus
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import estimate_memory
 from orchestrator.domain.models import ModelFacts
+from orchestrator.domain.observations import ESTIMATOR_VERSION
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.spec import EstimateSpec, JobSpec
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.runtime.launcher import DeclaredDevice
 from orchestrator.services.estimates import DeviceFit, Estimates, JobEstimate
-from orchestrator.store import devices, prices
+from orchestrator.store import devices, observations, prices
+from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.session import Store
 from tests.support.callers import make_caller
+from tests.support.observed import KIND, make_observation
 from tests.support.plans import LLAMA2_7B, SMOLLM2_135M, make_base_model
 from tests.support.rows import add_attempt, add_file, add_queued_job, add_team
 
@@ -206,3 +209,78 @@ def test_a_plan_that_cannot_be_is_refused(store: Store, caller: Caller) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         ask(store, caller, lora={"target_modules": ["Wqkv"]})
     assert caught.value.param == "lora.target_modules"
+
+
+def teach(store: Store, *, ratio: float, speed: float, **kind: Any) -> None:
+    """Three whole runs of this kind took so many times what was predicted."""
+    for _ in range(3):
+        with store.write() as tx:
+            attempt = add_attempt(tx, add_queued_job(tx))
+            owner = {"attempt_id": attempt.attempt_id, "job_id": attempt.job_id, "team_id": attempt.team_id}
+            seen = make_observation(ratio=ratio, speed=speed, kind=replace(KIND, **kind), **owner)
+            observations.insert_observation(tx, seen)
+            observations.insert_observation(tx, seen)
+
+
+def test_an_estimate_has_the_margin_and_the_speed_that_such_jobs_had(store: Store, caller: Caller) -> None:
+    declare(store, device("node-1/cpu:0", 64, kind="cpu", device_type="cpu"), device("node-1/cuda:0", 24))
+    numbers = {"rows": 100, "tokens": 10_000, "longest_row_tokens": 120}
+    before = ask(store, caller, **numbers)
+    teach(store, ratio=1.3, speed=2.0)
+    after = ask(store, caller, **numbers)
+    assert after.memory["cpu"].total_bytes / before.memory["cpu"].total_bytes == pytest.approx(1.326, rel=0.03)
+    assert sum(after.memory["cpu"].breakdown.values()) == after.memory["cpu"].total_bytes
+    assert after.time["cpu"].seconds / before.time["cpu"].seconds == pytest.approx(2.0, rel=0.02)
+    assert (before.time["cpu"].runs, after.time["cpu"].runs) == (0, 3)
+    fits = {fit.device_type: fit for fit in after.devices}
+    assert fits["cpu"].needed_bytes == after.memory["cpu"].total_bytes
+    assert after.memory["cuda"] == before.memory["cuda"], "nothing is known of that device"
+
+
+def test_learned_of_other_formulas_is_not_learned_of_these(store: Store, caller: Caller) -> None:
+    declare(store, device("node-1/cpu:0", 64, kind="cpu", device_type="cpu"))
+    before = ask(store, caller, rows=100)
+    with store.write() as tx:
+        attempt = add_attempt(tx, add_queued_job(tx))
+        owner = {"attempt_id": attempt.attempt_id, "job_id": attempt.job_id, "team_id": attempt.team_id}
+        observations.insert_observation(tx, make_observation(ratio=1.9, estimator=ESTIMATOR_VERSION - 1, **owner))
+    assert ask(store, caller, rows=100).memory == before.memory
+
+
+def test_calibrations_are_remembered_for_some_seconds(store: Store) -> None:
+    now = [100.0]
+    calibrations = Calibrations(kept_seconds=5.0, clock=lambda: now[0])
+
+    def factor() -> float:
+        with store.read() as tx:
+            return calibrations.read(tx, KIND).memory_factor
+
+    assert factor() == 1.0
+    teach(store, ratio=1.3, speed=1.0)
+    now[0] += 4.9
+    assert factor() == 1.0
+    now[0] += 0.1
+    assert factor() > 1.2
+
+
+def test_observations_come_back_as_they_were_by_level_and_newest_first(store: Store) -> None:
+    teach(store, ratio=1.5, speed=1.0)
+    teach(store, ratio=1.5, speed=1.0, base_model="other")
+    teach(store, ratio=1.5, speed=1.0, family="other", base_model="third", device_type="cpu")
+    with store.read() as tx:
+        found = [observations.list_like(tx, KIND, level) for level in observations.LEVELS]
+        assert [len(level) for level in found] == [9, 6, 3]
+        assert len(observations.list_like(tx, KIND, observations.LEVELS[0], 4)) == 4
+        (newest, *_) = observations.list_newest(tx, 2)
+        seen = found[2][0]
+    expected = make_observation(ratio=1.5, attempt_id=seen.attempt_id, job_id=seen.job_id, team_id=seen.team_id)
+    assert seen == expected
+    assert newest.ended_at == expected.ended_at
+
+
+def test_evaluations_over_the_validation_file_take_their_time(store: Store, caller: Caller) -> None:
+    with store.write() as tx:
+        held_out = add_file(tx, caller.team_id, status=FileStatus.PROCESSED, report={"rows": 100}, size_bytes=40_000)
+    found = ask(store, caller, rows=100, tokens=10_000, validation_file=held_out.file_id)
+    assert found.time["cpu"].breakdown["evaluating"] > 1.0
+    assert found.time["cpu"].evaluations > 2

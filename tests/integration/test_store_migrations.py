@@ -12,11 +12,11 @@ from sqlalchemy import Connection, create_engine, inspect, text
 from orchestrator.domain.errors import StoreUnavailableError
 from orchestrator.store.schema import migration_config
 from orchestrator.store.session import Store
-from orchestrator.store.tables import accounts, attempts, files, jobs, pool
+from orchestrator.store.tables import accounts, attempts, files, jobs, observations, pool
 from orchestrator.store.tables.conventions import metadata
 
-TABLE_MODULES = (accounts, attempts, files, jobs, pool)
-TABLE_COUNT = 20
+TABLE_MODULES = (accounts, attempts, files, jobs, observations, pool)
+TABLE_COUNT = 21
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_migrated_schema_is_what_the_tables_say(connection: Connection) -> None:
 
 
 def test_every_revision_goes_down_again(connection: Connection) -> None:
-    for revision in ("0001", "0002", "0003", "0004"):
+    for revision in ("0001", "0002", "0003", "0004", "0005"):
         run(connection, command.upgrade, revision)
     run(connection, command.downgrade, "0001")
     with connection.begin():

@@ -10,11 +10,13 @@ from api.schemas.jobs import JobOut
 from api.schemas.submissions import JobCreate
 from api.schemas.wire import unix, usd
 from orchestrator.domain.jobs import JobError
+from orchestrator.domain.pace import Pace
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import JobState
 from orchestrator.services.jobs import JobExtras
 from orchestrator.settings import Settings
 from tests.support.facts import START, make_attempt, make_job
+from tests.support.plans import make_plan
 
 NOTHING = JobExtras(team_name="vision", billed_usd_micros=0, lost_usd_micros=0, adapter=None, attempt=None)
 
@@ -75,6 +77,16 @@ def test_the_finish_is_estimated_from_the_attempts_own_speed() -> None:
     assert JobOut.of(job, extras).estimated_finish == unix(START) + 200
     assert JobOut.of(make_job(state=JobState.QUEUED, total_steps=50), extras).estimated_finish is None
     assert JobOut.of(make_job(state=JobState.RUNNING, current_step=10, total_steps=50), extras).estimated_finish is None
+
+
+def test_the_finish_follows_the_steps_and_not_the_loading_once_there_are_steps() -> None:
+    """100 s after the launch, of which 60 went on loading; 4 s a step since, 20 steps are left, 6 s to save."""
+    estimate = {"time": {"cpu": {"breakdown": {"saving": 6.0}}}}
+    job = make_job(state=JobState.RUNNING, current_step=30, total_steps=50, plan=make_plan(), estimate=estimate)
+    pace = Pace(phase="training", since_unix=60.0, last_unix=100.0, steps=10, recent_seconds=(4.0,) * 10)
+    attempt = make_attempt(resumed_from_step=20, last_contact_at=START + timedelta(seconds=100), pace=pace)
+    extras = JobExtras(team_name="vision", billed_usd_micros=0, lost_usd_micros=0, adapter=None, attempt=attempt)
+    assert JobOut.of(job, extras).estimated_finish == unix(START) + 100 + 20 * 4 + 6
 
 
 def test_a_queued_job_that_no_device_can_hold_says_so() -> None:

@@ -7,10 +7,10 @@ things in place: `op.batch_alter_table` rebuilds the table. The tests compare th
 
 from alembic import context
 
-from orchestrator.store.tables import accounts, attempts, files, jobs, pool
+from orchestrator.store.tables import accounts, attempts, files, jobs, observations, pool
 from orchestrator.store.tables.conventions import metadata
 
-MODULES = (accounts, attempts, files, jobs, pool)
+MODULES = (accounts, attempts, files, jobs, observations, pool)
 """Imported so that `metadata` knows every table."""
 
 context.configure(

@@ -63,6 +63,7 @@ attempts = Table(
     Column("peak_reserved_bytes", BigInteger, nullable=False),
     Column("peak_device_bytes", BigInteger, nullable=False),
     Column("result", Json),
+    Column("pace", Json),
     ForeignKeyConstraint(["job_id", "team_id"], ["jobs.job_id", "jobs.team_id"]),
     one_of("state", AttemptState),
     CheckConstraint(f"(ended_at IS NULL) = ({_ACTIVE})", name="ended_means_final"),

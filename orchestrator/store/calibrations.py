@@ -1,0 +1,37 @@
+"""Calibrations that are remembered for some seconds: estimates are asked for far more often than attempts end."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from orchestrator.domain.calibration import Calibration
+from orchestrator.domain.observations import JobKind
+from orchestrator.store.observations import read_calibration
+from orchestrator.store.session import ReadTx
+
+KEPT_SECONDS = 5.0
+MOST_KINDS = 512
+
+
+class Calibrations:
+    """For one database. May be used by any number of threads; two of them may read the same one at once."""
+
+    def __init__(self, *, kept_seconds: float = KEPT_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kept_seconds = kept_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[JobKind, tuple[float, Calibration]] = {}
+
+    def read(self, tx: ReadTx, kind: JobKind) -> Calibration:
+        """At most `kept_seconds` old."""
+        now = self._clock()
+        with self._lock:
+            known = self._known.get(kind)
+        if known is not None and now - known[0] < self._kept_seconds:
+            return known[1]
+        found = read_calibration(tx, kind)
+        with self._lock:
+            if len(self._known) >= MOST_KINDS:
+                self._known.clear()
+            self._known[kind] = (now, found)
+        return found
