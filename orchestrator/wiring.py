@@ -15,9 +15,11 @@ from pathlib import Path
 import structlog
 from structlog.typing import Processor
 
+from orchestrator.domain.sizer import ClosedFormSizer
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
-from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings, Knowledge
+from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings
+from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.services.adapters import Adapters
 from orchestrator.services.costs import Costs
 from orchestrator.services.estimates import Estimates
@@ -118,6 +120,7 @@ def build_control_plane(settings: Settings, services: Services, launcher: Launch
             describe_model=services.models.source_for,
             verify_adapter=services.adapters.verify,
             price_of=read_price,
+            sizer=ClosedFormSizer(),
         ),
         settings=ControlSettings(
             owner=name_owner(),

@@ -1,25 +1,21 @@
-"""What a validated job will take: bytes and time on each kind of device, and money where it would run. Pure."""
+"""What a validated job will take: bytes and time on each kind of device, and money where it would run.
+
+Pure but for the sizer, which may take seconds: no transaction is open around these functions.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.domain.estimate import (
-    KINDS,
-    DeviceKind,
-    MemoryEstimate,
-    TimeEstimate,
-    can_run,
-    estimate_memory,
-    estimate_time,
-)
-from orchestrator.domain.estimate_changes import describe_misfit
+from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate, estimate_time
+from orchestrator.domain.estimate_changes import Change, describe_misfit, suggest_savings
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
 from orchestrator.domain.plan import TokenReport, TrainingPlan
+from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
+from orchestrator.domain.sizer import Gauge, Sizer, footprints_of, measure_kinds
 from orchestrator.domain.spec import AUTO
 from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
 
@@ -28,46 +24,52 @@ NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True)
 class Sizing:
-    """By each kind of device that can run the plan. `home` is the device that an empty pool would give the job."""
+    """By each kind of device that can run the plan. `home` is the device that an empty pool would give the job, and
+    `savings` what would make the job smaller there."""
 
     memory: Mapping[DeviceKind, MemoryEstimate]
     time: Mapping[DeviceKind, TimeEstimate]
     home: DeviceRoom | None
     cost_usd_micros: int | None
+    savings: tuple[Change, ...]
 
     @property
     def footprints(self) -> dict[str, int]:
-        return {kind: estimate.total_bytes for kind, estimate in self.memory.items()}
+        return footprints_of(self.memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Every device, and micro-dollars per device-hour by device type for every type among them."""
+
+    rooms: Sequence[DeviceRoom]
+    prices: Mapping[str, int]
 
 
 def size_job(
-    job: Job,
-    plan: TrainingPlan,
-    facts: ModelFacts,
-    *,
-    tokens: TokenReport,
-    rooms: Sequence[DeviceRoom],
-    prices: Mapping[str, int],
+    job: Job, plan: TrainingPlan, model: BaseModel, *, tokens: TokenReport, pool: Pool, sizer: Sizer
 ) -> Sizing:
-    """`prices` holds micro-dollars per device-hour by device type, for every type among `rooms`."""
-    kinds = [kind for kind in KINDS if can_run(plan, kind)]
-    memory = {kind: estimate_memory(plan, facts, kind) for kind in kinds}
+    memory = measure_kinds(plan, model, sizer=sizer, present={room.kind for room in pool.rooms})
     time = {
-        kind: estimate_time(plan, facts, total_tokens=tokens.total_tokens, rows=tokens.rows, kind=kind)
-        for kind in kinds
+        kind: estimate_time(plan, model.facts, total_tokens=tokens.total_tokens, rows=tokens.rows, kind=kind)
+        for kind in memory
     }
-    footprints: dict[str, int] = {kind: estimate.total_bytes for kind, estimate in memory.items()}
+    footprints = footprints_of(memory)
     home = choose_device(
-        [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in rooms], _asks(job, footprints)
+        [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in pool.rooms], _asks(job, footprints)
     )
-    cost = None
+    cost: int | None = None
+    savings: tuple[Change, ...] = ()
     if home is not None:
         reserved = home.total_bytes if job.spec.resources.exclusive else footprints[home.kind]
         rate = Rate(
-            price_usd_micros_per_hour=prices[home.device_type], reserved_bytes=reserved, device_bytes=home.total_bytes
+            price_usd_micros_per_hour=pool.prices[home.device_type],
+            reserved_bytes=reserved,
+            device_bytes=home.total_bytes,
         )
         cost = rate.amount_usd_micros(timedelta(seconds=time[home.kind].seconds))
-    return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost)
+        savings = suggest_savings(plan, Gauge(sizer=sizer, model=model, kind=home.kind))
+    return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost, savings=savings)
 
 
 def _asks(job: Job, footprints: dict[str, int]) -> WaitingJob:
@@ -91,6 +93,7 @@ def snapshot(sizing: Sizing, tokens: TokenReport) -> dict[str, Any]:
         "device_type": sizing.home.device_type if sizing.home else None,
         "kind": sizing.home.kind if sizing.home else None,
         "cost_usd_micros": sizing.cost_usd_micros,
+        "savings": [asdict(change) for change in sizing.savings],
         "rows": tokens.rows,
         "tokens": tokens.total_tokens,
         "trained_tokens": tokens.trained_tokens,
@@ -117,10 +120,10 @@ def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
     )
 
 
-def explain_misfit(job: Job, plan: TrainingPlan, facts: ModelFacts, *, rooms: Sequence[DeviceRoom]) -> str:
+def explain_misfit(job: Job, plan: TrainingPlan, model: BaseModel, *, rooms: Sequence[DeviceRoom], sizer: Sizer) -> str:
     """Why no device could hold the job even empty, and the nearest changes with which one could."""
     asked = job.spec.resources.device_type
     allowed = [room for room in rooms if asked in {AUTO, room.device_type}]
     if not allowed:
         return f"The pool has no device of type {asked}; it has {', '.join(sorted({r.device_type for r in rooms}))}."
-    return describe_misfit(plan, facts, allowed)
+    return describe_misfit(plan, allowed, lambda kind: Gauge(sizer=sizer, model=model, kind=kind))

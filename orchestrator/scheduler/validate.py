@@ -22,20 +22,19 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.failures import FAILURE_RULES, FailureKind
 from orchestrator.domain.jobs import Job, JobError
-from orchestrator.domain.models import ModelFacts
-from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
+from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.protocol import FileProblem, TokenCounts, ValidationResult, ValidationSpec
 from orchestrator.domain.spec import AUTO
 from orchestrator.domain.states import JobState
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
+from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.loop import Loop
-from orchestrator.scheduler.orders import DescribeModel, remote_file
-from orchestrator.scheduler.place import PriceOf
+from orchestrator.scheduler.orders import remote_file
 from orchestrator.scheduler.rooms import read_rooms
 from orchestrator.scheduler.sentences import describe_usd
-from orchestrator.scheduler.sizing import Sizing, describe_sizing, explain_misfit, size_job, snapshot
+from orchestrator.scheduler.sizing import Pool, Sizing, describe_sizing, explain_misfit, size_job, snapshot
 from orchestrator.store import events, files, jobs, models
 from orchestrator.store.session import Store, WriteTx
 
@@ -50,7 +49,7 @@ log = structlog.get_logger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
     job: Job
-    facts: ModelFacts
+    model: BaseModel
     training_file: File
     validation_file: File | None
 
@@ -69,16 +68,14 @@ class Validate:
         objects: Objects,
         launcher: Launcher,
         *,
-        describe_model: DescribeModel,
-        price_of: PriceOf,
+        knowledge: Knowledge,
         cache_dir: str,
         input_url_seconds: int,
     ) -> None:
         self._store = store
         self._objects = objects
         self._launcher = launcher
-        self._describe_model = describe_model
-        self._price_of = price_of
+        self._knowledge = knowledge
         self._cache_dir = cache_dir
         self._input_url_seconds = input_url_seconds
         self._lock = threading.Lock()
@@ -122,29 +119,30 @@ class Validate:
         with self._store.read() as tx:
             return _Subject(
                 job=job,
-                facts=models.get_model(tx, job.model_name).facts,
+                model=models.get_model(tx, job.model_name),
                 training_file=files.get_file(tx, job.spec.training_file, job.team_id),
                 validation_file=files.get_file(tx, validation, job.team_id) if validation else None,
             )
 
-    def _read_pool(self) -> tuple[Sequence[DeviceRoom], dict[str, int]]:
+    def _read_pool(self) -> Pool:
         """Devices and prices by type, after the files were read: that may have taken minutes."""
         with self._store.read() as tx:
             rooms = read_rooms(tx)
-            return rooms, {room.device_type: self._price_of(tx, room.device_type) for room in rooms}
+            prices = {room.device_type: self._knowledge.price_of(tx, room.device_type) for room in rooms}
+        return Pool(rooms=rooms, prices=prices)
 
     def _validate(self, subject: _Subject) -> ValidationResult:
         job, validation, seconds = subject.job, subject.validation_file, self._input_url_seconds
         longest = job.spec.training.max_seq_length
         spec = ValidationSpec(
             job_id=job.job_id,
-            model=self._describe_model(job),
+            model=self._knowledge.describe_model(job),
             training_file=remote_file(self._objects, subject.training_file, "training.jsonl", seconds=seconds),
             validation_file=(
                 remote_file(self._objects, validation, "validation.jsonl", seconds=seconds) if validation else None
             ),
             max_seq_tokens=None if longest == AUTO else longest,
-            context_tokens=subject.facts.max_context_tokens,
+            context_tokens=subject.model.facts.max_context_tokens,
             cache_dir=self._cache_dir,
         )
         return self._launcher.validate(spec)
@@ -157,13 +155,14 @@ class Validate:
             raise InvalidRequestError(describe_problems(result.problems), code=first.code, param=param)
         if result.training is None:
             raise TunepoolError("The validator found no problem and counted nothing.")
-        job = subject.job
+        job, model = subject.job, subject.model
         tokens = _report_tokens(result.training, result.validation)
-        plan = resolve_plan(job.spec, subject.facts, seed=job.seed, tokens=tokens)
-        rooms, prices = self._read_pool()
-        sizing = size_job(job, plan, subject.facts, tokens=tokens, rooms=rooms, prices=prices)
-        if rooms and sizing.home is None:
-            raise CannotFitError(explain_misfit(job, plan, subject.facts, rooms=rooms), param="resources")
+        plan = resolve_plan(job.spec, model.facts, seed=job.seed, tokens=tokens)
+        pool = self._read_pool()
+        sizing = size_job(job, plan, model, tokens=tokens, pool=pool, sizer=self._knowledge.sizer)
+        if pool.rooms and sizing.home is None:
+            text = explain_misfit(job, plan, model, rooms=pool.rooms, sizer=self._knowledge.sizer)
+            raise CannotFitError(text, param="resources")
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
 
     def _admit(self, job: Job, verdict: _Verdict) -> None:

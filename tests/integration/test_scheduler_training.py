@@ -16,10 +16,12 @@ from orchestrator.domain.jobs import Job
 from orchestrator.domain.models import ModelSourceKind, TensorHeader, read_model_facts
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.protocol import ModelSource
+from orchestrator.domain.sizer import ClosedFormSizer
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.local import LocalLauncher
-from orchestrator.scheduler.control import ControlPlane, Knowledge
+from orchestrator.scheduler.control import ControlPlane
+from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.services.adapters import Adapters
 from orchestrator.services.pool import read_price
 from orchestrator.store import adapters, checkpoints, devices, events, files, jobs, ledger, logs, metrics, models
@@ -48,7 +50,10 @@ class Running:
             objects,
             launcher,
             knowledge=Knowledge(
-                describe_model=self._describe_model, verify_adapter=verifier.verify, price_of=read_price
+                describe_model=self._describe_model,
+                verify_adapter=verifier.verify,
+                price_of=read_price,
+                sizer=ClosedFormSizer(),
             ),
             settings=settings,
             on_phase=self._note,
