@@ -15,6 +15,7 @@ TunepoolError(message, code, param)
 │  └─ QuotaExceededError       a team's budget or limit is used up
 ├─ UnavailableError          try again later
 │  ├─ StoreUnavailableError · ObjectsUnavailableError · ClusterUnavailableError · HubUnavailableError
+├─ UntraceableError          internal: there is no traced estimate; the closed form answers
 ├─ LeaseLostError            internal: someone else acts on the attempt now; drop the result
 └─ AttemptGoneError          internal: the supervisor is not there any more
 """
@@ -132,6 +133,12 @@ class HubUnavailableError(UnavailableError):
     """The model hub does not answer. Try again later."""
 
     code = "hub_unavailable"
+
+
+class UntraceableError(TunepoolError):
+    """There is no traced estimate of this plan, and the message says why."""
+
+    code = "untraceable"
 
 
 class LeaseLostError(TunepoolError):
