@@ -1,0 +1,139 @@
+"""From a request to its answer: three peaks that are never confused, and what they are made of.
+
+peak_allocated: what the tensors take (torch's max_memory_allocated). peak_reserved: what the caching allocator holds
+for them. peak_device: the whole process, as nvidia-smi shows it. The breakdown is taken at the moment of the largest
+allocation and adds up to peak_device.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from workers.estimator.allocator import NoRoom, round_size, simulate_reserved
+from workers.estimator.build import build_model, read_config
+from workers.estimator.context import CONTEXT_BYTES, USUAL_DEVICE_BYTES, workspaces
+from workers.estimator.depth import Plan, Recording, Unstretchable, plan_depth, shrink_config, stretch
+from workers.estimator.request import Devices, Request
+from workers.estimator.sharding import shard
+from workers.estimator.step import STEPS, record_steps
+from workers.estimator.tracker import Born
+
+PARTS = (
+    "base_weights",
+    "quantization_constants",
+    "adapters",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits_and_loss",
+    "allocator",
+    "context",
+)
+CACHED_ANSWERS = 4096
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Bytes on one device. `flops` are those of one micro-batch, forward and backward, recomputation included."""
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    peak_device_bytes: int
+    breakdown: dict[str, int]
+    trainable_parameters: int
+    total_parameters: int
+    flops: int
+    seconds: float
+
+    def as_line(self) -> dict[str, Any]:
+        return {**vars(self), "seconds": round(self.seconds, 4)}
+
+
+def estimate(request: Request) -> Answer:
+    """Trace, or look up, one request. Raises EstimateError. `seconds` is the time that this call took."""
+    began = time.perf_counter()
+    key = request.model_copy(update={"id": None}).model_dump_json(by_alias=True)
+    return replace(_estimate(key), seconds=time.perf_counter() - began)
+
+
+@lru_cache(maxsize=CACHED_ANSWERS)
+def _estimate(text: str) -> Answer:
+    request = Request.model_validate_json(text)
+    config = read_config(request)
+    recording, parameters = _record(request, config)
+    recording = _with_workspaces(shard(recording, request.devices))
+    allocated, parts = _find_peak(recording)
+    reserved = _simulate(recording, request)
+    parts["allocator"] = reserved - allocated
+    parts["context"] += CONTEXT_BYTES
+    return Answer(
+        peak_allocated_bytes=allocated,
+        peak_reserved_bytes=reserved,
+        peak_device_bytes=reserved + CONTEXT_BYTES,
+        breakdown={part: parts[part] for part in PARTS},
+        trainable_parameters=parameters[0],
+        total_parameters=parameters[1],
+        flops=recording.flops // STEPS,
+        seconds=0.0,
+    )
+
+
+def _record(request: Request, config: PreTrainedConfig) -> tuple[Recording, tuple[int, int]]:
+    """The deep model's recording, stretched from a shallow one where its layers repeat; and its parameters."""
+    plan = plan_depth(config)
+    try:
+        return _record_as(request, config, plan)
+    except Unstretchable:
+        return _record_as(request, config, replace(plan, copies=0))
+
+
+def _record_as(request: Request, config: PreTrainedConfig, plan: Plan) -> tuple[Recording, tuple[int, int]]:
+    model = build_model(request, shrink_config(config, plan))
+    tracker = record_steps(model, request)
+    counted = tracker.parameters
+    inner = [sum(pair[i] for layer, pair in counted.items() if plan.first <= layer < plan.last) for i in (0, 1)]
+    trained, total = (sum(pair[i] for pair in counted.values()) + plan.copies * inner[i] for i in (0, 1))
+    return stretch(tracker, plan), (trained, total)
+
+
+def _with_workspaces(recording: Recording) -> Recording:
+    """cuBLAS takes its workspaces from the allocator at the first products, after the model is loaded."""
+    place = next(start for start, (name, _) in recording.marks if name == "step")
+    added: list[Born] = workspaces()
+    numbers = list(range(len(recording.births), len(recording.births) + len(added)))
+    marks = [(at + len(added) * (at > place or label[0] == "step"), label) for at, label in recording.marks]
+    events = recording.events[:place] + numbers + recording.events[place:]
+    return Recording(events, recording.births + added, marks, recording.flops)
+
+
+def _find_peak(recording: Recording) -> tuple[int, Counter[str]]:
+    """The most bytes alive at once, and what they were."""
+    sizes = [round_size(born.size_bytes) for born in recording.births]
+    live = most = moment = 0
+    for index, event in enumerate(recording.events):
+        if event >= 0:
+            live += sizes[event]
+            if live > most:
+                most, moment = live, index
+        else:
+            live -= sizes[~event]
+    parts: Counter[str] = Counter()
+    for event in recording.events[: moment + 1]:
+        number = event if event >= 0 else ~event
+        parts[recording.births[number].kind] += sizes[number] if event >= 0 else -sizes[number]
+    return most, parts
+
+
+def _simulate(recording: Recording, request: Request) -> int:
+    """Reserved bytes on the request's device, or on a usual one; without a limit when it takes more than that."""
+    empties = request.training.keeps_outputs
+    device: Devices = request.devices
+    limit = (device.memory_bytes or USUAL_DEVICE_BYTES) - CONTEXT_BYTES
+    try:
+        return simulate_reserved(recording, limit_bytes=limit, empties_cache=empties)
+    except NoRoom:
+        return simulate_reserved(recording, limit_bytes=None, empties_cache=empties)

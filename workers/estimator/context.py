@@ -1,0 +1,19 @@
+"""What a CUDA process takes beside its tensors: each constant with its source. None is fitted to a measured run."""
+
+from workers.estimator.tracker import Born
+
+CUBLAS_WORKSPACES = 2
+"""One for the thread that runs forward, one for autograd's (torch's CUDABlas.cpp keys them by handle and stream)."""
+CUBLAS_WORKSPACE_BYTES = (4096 * 2 + 16 * 8) * 1024
+"""Torch's default before Hopper, CUBLAS_WORKSPACE_CONFIG=:4096:2:16:8; taken from the caching allocator, so that it
+counts as allocated (aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize)."""
+CONTEXT_BYTES = 1343 * 2**20
+"""What nvidia-smi shows when a process has put a single number on the device: the context and the loaded kernels
+(transformers' documentation, "Model training anatomy", 1343 MB; the text says 1 to 2 GB by device and version)."""
+USUAL_DEVICE_BYTES = 84_987_740_160
+"""79.15 GiB, what torch reports as the memory of an 80 GB A100 or H100. Near its limit the allocator gives back what it
+holds without need, so a peak close to it is played again on a device of this size."""
+
+
+def workspaces() -> list[Born]:
+    return [Born(CUBLAS_WORKSPACE_BYTES, "context", -1) for _ in range(CUBLAS_WORKSPACES)]

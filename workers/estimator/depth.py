@@ -1,0 +1,300 @@
+"""Layers repeat: a recording of few layers, stretched to any number of them, event for event.
+
+The layers of a configuration have a period (1 for most; 2 or 6 where attention alternates; a few odd ones in front of
+mixtures of experts). A shallow model keeps the first and the last layers and some periods between them; the block of
+one inner period is then repeated in every section of the recording. A layer's events name other layers' allocations by
+distance, so the result is the stream that the deep model would have given. It is checked: every death must find its
+allocation alive, else Unstretchable is raised and the caller records the whole model.
+"""
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from workers.estimator.tracker import Born, Label, Tracker
+
+LONGEST_PERIOD = 8
+_INDEX_LISTS = ("mlp_only_layers", "full_attn_idxs")
+"""Lists of layer numbers in configurations; other lists as long as the model name a kind for each layer."""
+_FIRST_DENSE = "first_k_dense_replace"
+_EVERY = ("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step")
+"""Periods of mixture layers, in configurations that give them as a number."""
+
+Key = tuple[str, int, int, int, int]
+"""An allocation in a deep model: section, its repetition, its layer, the owner's layer, and its rank among those."""
+
+
+class Unstretchable(ValueError):
+    """The recording does not repeat as its configuration says."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The events of two steps: n is the birth of allocation n, ~n its death. `flops` are those of both steps."""
+
+    events: list[int]
+    births: list[Born]
+    marks: list[tuple[int, Label]]
+    flops: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Layers [first, first + period) of the shallow model stand for `copies` more periods of the deep one."""
+
+    first: int
+    period: int
+    copies: int
+    depth: int
+
+    @property
+    def last(self) -> int:
+        return self.first + self.period
+
+    @property
+    def shift(self) -> int:
+        return self.period * self.copies
+
+    def settle(self, layer: int) -> int:
+        """The deep model's number of a shallow layer outside of the block, or in its first copy."""
+        return layer if layer < self.last else layer + self.shift
+
+    def move(self, layer: int, *, near: int, target: int) -> int:
+        """The deep number of `layer`, named in the events of layer `near` where those belong to layer `target`."""
+        if layer < 0 or near < 0:
+            return self.settle(layer)
+        distance = layer - near
+        return target + distance if abs(distance) <= self.period else self.settle(layer)
+
+
+def plan_depth(config: PreTrainedConfig) -> Plan:
+    """Where the layers repeat. `copies` is 0 where they don't, or where the model is shallow anyhow."""
+    text = config.get_text_config()
+    depth = text.num_hidden_layers
+    signatures = _describe_layers(text)
+    best = Plan(first=0, period=1, copies=0, depth=depth)
+    for period in range(1, LONGEST_PERIOD + 1):
+        odd = 0
+        for index in range(depth - period):
+            if signatures[index] != signatures[index + period]:
+                odd = index + 1
+        first = max(odd + period, 2)
+        copies = (depth - first - period - 1) // period
+        if copies * period > best.copies * best.period:
+            best = Plan(first=first, period=period, copies=copies, depth=depth)
+    return best
+
+
+def shrink_config(config: PreTrainedConfig, plan: Plan) -> PreTrainedConfig:
+    """The shallow model's configuration: the same, without the repeated layers."""
+    if plan.copies == 0:
+        return config
+    small = copy.deepcopy(config)
+    text: Any = small.get_text_config()
+    kept = [layer for layer in range(plan.depth) if not plan.last <= layer < plan.last + plan.shift]
+    for name, value in list(vars(text).items()):
+        if name in _INDEX_LISTS and value:
+            setattr(text, name, [kept.index(layer) for layer in value if layer in kept])
+        elif isinstance(value, list) and len(value) == plan.depth:
+            setattr(text, name, [value[layer] for layer in kept])
+    text.num_hidden_layers = plan.depth - plan.shift
+    return small
+
+
+def _describe_layers(text: Any) -> list[tuple[Any, ...]]:
+    depth = text.num_hidden_layers
+    lists = [
+        [str(item) for item in value]
+        for name, value in sorted(vars(text).items())
+        if isinstance(value, list) and len(value) == depth and name not in _INDEX_LISTS
+    ]
+    dense = getattr(text, _FIRST_DENSE, 0) or 0
+    periods = [value for name in _EVERY if isinstance(value := getattr(text, name, 1), int) and value > 1]
+    chosen = [set(getattr(text, name, None) or ()) for name in _INDEX_LISTS]
+    return [
+        (
+            *(values[layer] for values in lists),
+            layer < dense,
+            *((layer + 1) % period for period in periods),
+            *(layer in layers for layers in chosen),
+        )
+        for layer in range(depth)
+    ]
+
+
+def stretch(tracker: Tracker, plan: Plan) -> Recording:
+    """The recording of the deep model. Raises Unstretchable."""
+    if plan.copies == 0:
+        return Recording(tracker.events, tracker.births, tracker.marks, sum(tracker.flops.values()))
+    return _Stretcher(tracker, plan).run()
+
+
+@dataclass(frozen=True)
+class _Section:
+    name: str
+    layer: int
+    repetition: int
+    events: list[int]
+
+
+class _Stretcher:
+    def __init__(self, tracker: Tracker, plan: Plan) -> None:
+        self._births, self._plan, self._flops = tracker.births, plan, tracker.flops
+        self._collective = tracker.collective
+        self._sections = _cut(tracker)
+        self._places = self._rank()
+        self._numbers: dict[Key, int] = {}
+        self._alive: set[int] = set()
+        self._events: list[int] = []
+        self._born: list[Born] = []
+        self._marks: list[tuple[int, Label]] = []
+
+    def run(self) -> Recording:
+        plan, index = self._plan, 0
+        while index < len(self._sections):
+            section = self._sections[index]
+            self._block_before(index)
+            if section.layer < 0:
+                self._emit_flat(section)
+            else:
+                self._emit(section, plan.settle(section.layer))
+            self._block_after(index)
+            index += 1
+        return Recording(self._events, self._born, self._marks, self._count_flops())
+
+    def _block_after(self, index: int) -> None:
+        """Repeat the block behind itself where sections run up the layers, as in forward."""
+        plan, section = self._plan, self._sections[index]
+        if section.name == "forward" and section.layer == plan.last - 1:
+            block = self._sections[index - plan.period + 1 : index + 1]
+            for number in range(1, plan.copies + 1):
+                for item in block:
+                    self._emit(item, item.layer + number * plan.period)
+
+    def _block_before(self, index: int) -> None:
+        """Repeat it before itself where they run down, as in backward."""
+        plan, section = self._plan, self._sections[index]
+        if section.name == "backward" and section.layer == plan.last - 1:
+            block = self._sections[index : index + plan.period]
+            for number in range(plan.copies, 0, -1):
+                for item in block:
+                    self._emit(item, item.layer + number * plan.period)
+
+    def _emit(self, section: _Section, target: int) -> None:
+        """A layer's section, for layer `target` of the deep model."""
+        plan = self._plan
+        self._marks.append((len(self._events), (section.name, target)))
+        for event in section.events:
+            number = event if event >= 0 else ~event
+            name, repetition, layer, owner, rank = self._places[number]
+            key = (
+                name,
+                repetition,
+                plan.move(layer, near=section.layer, target=target),
+                plan.move(owner, near=section.layer, target=target),
+                rank,
+            )
+            self._add(event, key)
+
+    def _emit_flat(self, section: _Section) -> None:
+        """A section about all layers, such as the optimizer's: runs of the block's events are repeated in place."""
+        self._marks.append((len(self._events), (section.name, -1)))
+        plan, events, index = self._plan, section.events, 0
+        places = {(event < 0, *self._place_of(event)) for event in events}
+        while index < len(events):
+            end = index
+            while end < len(events) and self._repeats(events[end], places):
+                end += 1
+            if end == index:
+                inside = plan.first <= self._layer_of(events[index]) < plan.last
+                self._add_shifted(events[index], plan.shift if inside else 0)
+                index += 1
+                continue
+            numbers = range(plan.copies + 1)
+            for number in numbers if self._rises(events, index, end) else reversed(numbers):
+                for event in events[index:end]:
+                    self._add_shifted(event, number * plan.period)
+            index = end
+
+    def _repeats(self, event: int, places: set[tuple[Any, ...]]) -> bool:
+        """Whether the section does this for the block's layer and for the same layer one period below: so for all."""
+        name, repetition, layer, owner, rank = self._place_of(event)
+        period = self._plan.period
+        if not self._plan.first <= (owner if owner >= 0 else layer) < self._plan.last:
+            return False
+        below = [item - period if item >= 0 else item for item in (layer, owner)]
+        return (event < 0, name, repetition, below[0], below[1], rank) in places
+
+    def _place_of(self, event: int) -> Key:
+        return self._places[event if event >= 0 else ~event]
+
+    def _rises(self, events: list[int], start: int, end: int) -> bool:
+        """Whether a run over the layers goes up: by its neighbours, or within itself."""
+        before = self._layer_of(events[start - 1]) if start > 0 else -1
+        after = self._layer_of(events[end]) if end < len(events) else -1
+        if before >= 0:
+            return before < self._plan.first
+        if after >= 0:
+            return after >= self._plan.last
+        return True
+
+    def _layer_of(self, event: int) -> int:
+        """The layer that an event is about: its allocation's owner, or the section that it was born in."""
+        _name, _repetition, layer, owner, _rank = self._place_of(event)
+        return owner if owner >= 0 else layer
+
+    def _add_shifted(self, event: int, shift: int) -> None:
+        name, repetition, layer, owner, rank = self._place_of(event)
+        plan = self._plan
+        inside = [plan.first <= item < plan.last for item in (layer, owner)]
+        layer = layer + shift if inside[0] else plan.settle(layer)
+        owner = owner + shift if inside[1] else plan.settle(owner)
+        self._add(event, (name, repetition, layer, owner, rank))
+
+    def _add(self, event: int, key: Key) -> None:
+        if event >= 0:
+            if key in self._numbers:
+                raise Unstretchable(f"{key} would be born twice")
+            number = self._numbers[key] = len(self._born)
+            born = self._births[event]
+            extra = self._plan.copies * self._collective.get(event, Counter())[self._plan.first]
+            self._born.append(Born(born.size_bytes + extra, born.kind, key[3]))
+            self._alive.add(number)
+            self._events.append(number)
+            return
+        number = self._numbers.get(key, -1)
+        if number not in self._alive:
+            raise Unstretchable(f"{key} would die without having lived")
+        self._alive.discard(number)
+        self._events.append(~number)
+
+    def _rank(self) -> list[Key]:
+        """Each allocation's place: which section of which layer made it, whose it is, the how manieth of those."""
+        places: dict[int, Key] = {}
+        for section in self._sections:
+            counts: Counter[int] = Counter()
+            for event in section.events:
+                if event >= 0:
+                    owner = self._births[event].owner
+                    places[event] = (section.name, section.repetition, section.layer, owner, counts[owner])
+                    counts[owner] += 1
+        return [places[number] for number in range(len(self._births))]
+
+    def _count_flops(self) -> int:
+        inside = range(self._plan.first, self._plan.last)
+        return sum(
+            amount * (1 + self._plan.copies if layer in inside else 1) for (_, layer), amount in self._flops.items()
+        )
+
+
+def _cut(tracker: Tracker) -> list[_Section]:
+    counts: Counter[Label] = Counter()
+    ends = [start for start, _ in tracker.marks[1:]] + [len(tracker.events)]
+    sections = []
+    for (start, (name, layer)), end in zip(tracker.marks, ends, strict=True):
+        sections.append(_Section(name, layer, counts[name, layer], tracker.events[start:end]))
+        counts[name, layer] += 1
+    return sections

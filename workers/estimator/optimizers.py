@@ -1,0 +1,88 @@
+"""Optimizers as they allocate: states at the first step, and the temporaries of each implementation.
+
+Torch's foreach AdamW, SGD and transformers' Adafactor are the real ones. Fused and bitsandbytes' kernels only run on a
+GPU, change tensors in place and allocate nothing but their states, so those are stand-ins.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from workers.estimator.build import DTYPES
+from workers.estimator.request import Request
+from workers.estimator.tracker import Tracker
+
+BLOCK_8BIT = 256
+"""Values that share a scale in bitsandbytes' 8-bit states."""
+SMALLEST_8BIT = 4096
+"""Tensors with fewer values keep float32 states (bitsandbytes' min_8bit_size)."""
+_MOMENTS = {"adamw": 2, "lion": 1, "adagrad": 1, "rmsprop": 1}
+"""State tensors of a parameter's shape."""
+
+
+class Steps(Protocol):
+    def step(self) -> Any: ...
+
+
+class StateOptimizer:
+    """States for each parameter, made at the first step. Paged states live in unified memory and are not counted."""
+
+    def __init__(self, request: Request, parameters: list[nn.Parameter], owners: dict[int, int], tracker: Tracker):
+        kind = request.training.optimizer_kind
+        self._paged = kind.startswith("paged_")
+        self._eight_bit = kind.endswith("_8bit")
+        self._moments = _MOMENTS[kind.removeprefix("paged_").split("_")[0]]
+        wanted = request.training.optimizer_dtype
+        self._dtype = DTYPES[wanted] if wanted else (None if kind == "adamw_fused" else torch.float32)
+        self._parameters, self._owners, self._tracker = parameters, owners, tracker
+        self._states: list[torch.Tensor] = []
+
+    def step(self) -> None:
+        if self._states or self._paged:
+            return
+        with self._tracker.counting_as("optimizer"):
+            for parameter in self._parameters:
+                self._tracker.owner = self._owners[id(parameter)]
+                self._states.extend(self._make(parameter))
+
+    def _make(self, parameter: nn.Parameter) -> Iterator[torch.Tensor]:
+        count = parameter.numel()
+        for _ in range(self._moments):
+            if self._eight_bit and count >= SMALLEST_8BIT:
+                yield torch.empty(count, dtype=torch.uint8, device="meta")
+                yield torch.empty(-(-count // BLOCK_8BIT), dtype=torch.float32, device="meta")
+            else:
+                yield torch.empty(count, dtype=self._dtype or parameter.dtype, device="meta")
+        if not self._eight_bit and self._dtype is None:
+            yield torch.empty((), dtype=torch.float32, device="meta")
+
+
+class RealOptimizer:
+    """A torch optimizer whose allocations are the optimizer's: states when they stay, temporaries when they don't."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, tracker: Tracker) -> None:
+        self._optimizer, self._tracker = optimizer, tracker
+
+    def step(self) -> None:
+        with self._tracker.counting_as("optimizer"):
+            self._optimizer.step()
+
+
+def build_optimizer(request: Request, model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> Steps:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    match request.training.optimizer_kind:
+        case "adamw_foreach":
+            return RealOptimizer(torch.optim.AdamW(trained, foreach=True), tracker)
+        case "sgd":
+            return RealOptimizer(torch.optim.SGD(trained, lr=1e-3, foreach=True), tracker)
+        case "sgd_momentum":
+            return RealOptimizer(torch.optim.SGD(trained, lr=1e-3, momentum=0.9, foreach=True), tracker)
+        case "adafactor":
+            from transformers import Adafactor  # noqa: PLC0415
+
+            factored = Adafactor(trained, lr=1e-3, scale_parameter=False, relative_step=False)
+            return RealOptimizer(factored, tracker)
+        case _:
+            return StateOptimizer(request, trained, owners, tracker)
