@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     estimator_wait_seconds: float = Field(default=10, ge=0.1, le=60)
     """How long a request waits for the tracer before formulas answer it."""
     estimator_memory_bytes: int = Field(default=2 * 1024**3, ge=256 * 1024**2)
-    """A tracer that has grown beyond this is replaced by a new one."""
+    """A tracer that takes more is killed; one that keeps more than half of it is replaced by a new one."""
 
     leader_lease_seconds: int = Field(default=15, ge=2, le=300)
     attempt_lease_seconds: int = Field(default=120, ge=4, le=3600)

@@ -193,7 +193,7 @@ class _Keeper:
             found = self._note_failure(error)
         else:
             self._failures = 0
-            if process.is_too_large:
+            if process.is_worn:
                 self._end()
         self._answers.keep(asked.key, found)
         return found
@@ -204,7 +204,8 @@ class _Keeper:
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 16))
         self._paused_until = self._clock() + pause
         self._why = error.message if isinstance(error, UntraceableError) else f"the tracer cannot be started: {error}"
-        log.warning("no traced estimates", error=self._why, failures=self._failures, pause_seconds=pause)
+        if not self._closing.is_set():
+            log.warning("no traced estimates", error=self._why, failures=self._failures, pause_seconds=pause)
         return NoAnswer(self._why)
 
     def _end(self) -> None:

@@ -26,6 +26,8 @@ from orchestrator.runtime.processes import kill_attempt_processes, read_tree_byt
 ANSWER_BYTES = 64 * 1024
 """An answer has about 600; more is not an answer."""
 LAST_WORDS_BYTES = 4096
+WORN_SHARE = 0.5
+"""Of its limit. The libraries alone take about a quarter of the default one."""
 TICK_SECONDS = 0.1
 """Between looks at the process's memory, and at whether anybody still wants the answer."""
 _KILL_SECONDS = 10.0
@@ -67,8 +69,13 @@ class TracerProcess:
         return self._asked > 0
 
     @property
-    def is_too_large(self) -> bool:
-        return read_tree_bytes(self._child.pid) > self._memory_bytes
+    def is_worn(self) -> bool:
+        """Whether it has grown so much that the next question may be too much for it."""
+        return self._memory_share > WORN_SHARE
+
+    @property
+    def _memory_share(self) -> float:
+        return read_tree_bytes(self._child.pid) / self._memory_bytes
 
     def ask(self, question: Mapping[str, Any], *, seconds: float, is_wanted: Callable[[], bool]) -> dict[str, Any]:
         """Its answer. Raises UntraceableError with what happened to the process; then only `stop` is left."""
@@ -104,7 +111,7 @@ class TracerProcess:
             self._read(handle)
         if len(self._answers) > ANSWER_BYTES:
             raise UntraceableError("the tracer answered with something else")
-        if not ready and self.is_too_large:
+        if not ready and self._memory_share > 1:
             raise UntraceableError(f"the tracer needed more than {self._memory_bytes // 2**20} MiB")
 
     def _read(self, handle: int) -> None:
