@@ -1,4 +1,4 @@
-"""Predicted against measured: `python -m tests.bench.estimator_accuracy --data FILE` (JSON lines, see issue 3's format).
+"""Predicted against measured: `python -m tests.bench.estimator_accuracy --data FILE`, in JSON lines.
 
 A line holds a `request` of the estimator's batch interface and what was `measured`: `gib` (2^30 bytes; null for
 out_of_memory), `kind`, `gpu`, `source`, `confidence`. The file is not ours and does not belong to the project.

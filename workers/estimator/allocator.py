@@ -43,11 +43,8 @@ class CachingAllocator:
         size = round_size(size_bytes)
         small = size <= SMALL_SIZE
         pool = self._free[small]
-        index = bisect_left(pool, (size,))  # type: ignore[arg-type]
-        if index < len(pool):
-            block = pool.pop(index)[2]
-        else:
-            block = self._grow(size, small=small)
+        index = bisect_left(pool, (size,))
+        block = pool.pop(index)[2] if index < len(pool) else self._grow(size, small=small)
         rest = block.size - size
         if rest >= MIN_BLOCK if small else rest > SMALL_SIZE:
             self._split(block, size, pool)
@@ -78,7 +75,9 @@ class CachingAllocator:
             self._free[small] = [item for item in pool if not (item[2].before is None and item[2].after is None)]
 
     def _grow(self, size: int, *, small: bool) -> _Block:
-        segment = SMALL_SEGMENT if small else LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
+        segment = (
+            SMALL_SEGMENT if small else LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
+        )
         if self._limit_bytes is not None and self.reserved_bytes + segment > self._limit_bytes:
             self.empty()
             if self.reserved_bytes + segment > self._limit_bytes:
@@ -100,7 +99,7 @@ class CachingAllocator:
 
 
 def _take(pool: list[tuple[int, int, _Block]], block: _Block) -> None:
-    del pool[bisect_left(pool, (block.size, block.address))]  # type: ignore[arg-type]
+    del pool[bisect_left(pool, (block.size, block.address))]
 
 
 class NoRoom(MemoryError):

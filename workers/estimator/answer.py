@@ -6,6 +6,7 @@ allocation and adds up to peak_device.
 """
 
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -64,7 +65,9 @@ def estimate(request: Request) -> Answer:
 def _estimate(text: str) -> Answer:
     request = Request.model_validate_json(text)
     config = read_config(request)
-    recording, parameters = _record(request, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries warn about what a step without data cannot mean
+        recording, parameters = _record(request, config)
     recording = _with_workspaces(shard(recording, request.devices))
     allocated, parts = _find_peak(recording)
     reserved = _simulate(recording, request)

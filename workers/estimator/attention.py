@@ -101,10 +101,8 @@ def _no_mask(*_args: Any, **_kwargs: Any) -> None:
     return None
 
 
-def _padding_mask(
-    batch_size: int, q_length: int, kv_length: int, *_args: Any, **kwargs: Any
-) -> torch.Tensor | None:
-    """[B, 1, T, S] of bool when rows are padded or a window cuts some keys off, else None: the kernel's own triangle."""
+def _padding_mask(batch_size: int, q_length: int, kv_length: int, *_args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """[B, 1, T, S] of bool for padded rows or a window that cuts keys off, else None: kernels know the triangle."""
     window = kwargs.get("local_size")
     if not padded_rows.get() and (window is None or window >= kv_length):
         return None

@@ -3,6 +3,7 @@
 Nothing is downloaded and no weight exists. What cannot be built raises EstimateError with the field that is wrong.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _widen_residuals(model: nn.Module, request: Request) -> None:
     quantization a float32 stream starts at the embeddings.
     """
     dtype = DTYPES[request.training.residual_dtype or request.training.dtype]
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    embeddings = model.get_input_embeddings()
     for name, module in model.named_modules():
         wide = "norm" in name.lower() or "ln_" in name or isinstance(module, nn.LayerNorm)
         if wide or (request.quantization.type == "none" and module is embeddings):
@@ -104,7 +105,7 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
         bias=lora.bias,
@@ -128,7 +129,7 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
 def _wrap(model: Any, config: LoraConfig) -> nn.Module:
     """PEFT's own choice of modules where none are named; all linear layers where PEFT has none for the architecture."""
     try:
-        return get_peft_model(model, config)
+        return get_peft_model(model, copy.deepcopy(config))  # PEFT writes what it finds into the configuration
     except ValueError as error:
         if config.target_modules or "target_modules" not in str(error):
             raise

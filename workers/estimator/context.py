@@ -7,9 +7,10 @@ CUBLAS_WORKSPACES = 2
 CUBLAS_WORKSPACE_BYTES = (4096 * 2 + 16 * 8) * 1024
 """Torch's default before Hopper, CUBLAS_WORKSPACE_CONFIG=:4096:2:16:8; taken from the caching allocator, so that it
 counts as allocated (aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize)."""
-CONTEXT_BYTES = 1343 * 2**20
-"""What nvidia-smi shows when a process has put a single number on the device: the context and the loaded kernels
-(transformers' documentation, "Model training anatomy", 1343 MB; the text says 1 to 2 GB by device and version)."""
+CONTEXT_BYTES = 2_000_000_000
+"""The context and the loaded kernels: the upper end of the 1 to 2 GB that transformers' documentation gives ("Model
+training anatomy", where nvidia-smi shows 1343 MB for a single number). It depends on device, driver and version, none
+of which a request names; too little would say 'fits' for what dies."""
 USUAL_DEVICE_BYTES = 84_987_740_160
 """79.15 GiB, what torch reports as the memory of an 80 GB A100 or H100. Near its limit the allocator gives back what it
 holds without need, so a peak close to it is played again on a device of this size."""

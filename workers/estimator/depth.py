@@ -71,7 +71,10 @@ class Plan:
 
 
 def plan_depth(config: PreTrainedConfig) -> Plan:
-    """Where the layers repeat. `copies` is 0 where they don't, or where the model is shallow anyhow."""
+    """Where the layers repeat. `copies` is 0 where they don't, or where the model is shallow anyhow.
+
+    One period below the block has to be like it in every respect, and layer 0 is not: nothing below it is trained.
+    """
     text = config.get_text_config()
     depth = text.num_hidden_layers
     signatures = _describe_layers(text)
@@ -81,7 +84,7 @@ def plan_depth(config: PreTrainedConfig) -> Plan:
         for index in range(depth - period):
             if signatures[index] != signatures[index + period]:
                 odd = index + 1
-        first = max(odd + period, 2)
+        first = max(odd, 1) + period
         copies = (depth - first - period - 1) // period
         if copies * period > best.copies * best.period:
             best = Plan(first=first, period=period, copies=copies, depth=depth)
@@ -260,7 +263,8 @@ class _Stretcher:
                 raise Unstretchable(f"{key} would be born twice")
             number = self._numbers[key] = len(self._born)
             born = self._births[event]
-            extra = self._plan.copies * self._collective.get(event, Counter())[self._plan.first]
+            shares = self._collective.get(event, Counter())
+            extra = self._plan.copies * sum(shares[layer] for layer in range(self._plan.first, self._plan.last))
             self._born.append(Born(born.size_bytes + extra, born.kind, key[3]))
             self._alive.add(number)
             self._events.append(number)

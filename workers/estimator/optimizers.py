@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from transformers import Adafactor
 
 from workers.estimator.build import DTYPES
 from workers.estimator.request import Request
@@ -62,12 +63,24 @@ class StateOptimizer:
 class RealOptimizer:
     """A torch optimizer whose allocations are the optimizer's: states when they stay, temporaries when they don't."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, tracker: Tracker) -> None:
-        self._optimizer, self._tracker = optimizer, tracker
+    def __init__(self, optimizer: torch.optim.Optimizer, tracker: Tracker, owner: int = -1) -> None:
+        self._optimizer, self._tracker, self._owner = optimizer, tracker, owner
 
     def step(self) -> None:
+        self._tracker.owner = self._owner
         with self._tracker.counting_as("optimizer"):
             self._optimizer.step()
+
+
+class Each:
+    """Optimizers that go from parameter to parameter: one for each, so that it is known whose allocations they are."""
+
+    def __init__(self, optimizers: list[RealOptimizer]) -> None:
+        self._optimizers = optimizers
+
+    def step(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()
 
 
 def build_optimizer(request: Request, model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> Steps:
@@ -80,9 +93,11 @@ def build_optimizer(request: Request, model: nn.Module, tracker: Tracker, owners
         case "sgd_momentum":
             return RealOptimizer(torch.optim.SGD(trained, lr=1e-3, momentum=0.9, foreach=True), tracker)
         case "adafactor":
-            from transformers import Adafactor  # noqa: PLC0415
-
-            factored = Adafactor(trained, lr=1e-3, scale_parameter=False, relative_step=False)
-            return RealOptimizer(factored, tracker)
+            return Each([RealOptimizer(_make_adafactor(item), tracker, owners[id(item)]) for item in trained])
         case _:
             return StateOptimizer(request, trained, owners, tracker)
+
+
+def _make_adafactor(parameter: nn.Parameter) -> Adafactor:
+    """As transformers' Trainer makes it."""
+    return Adafactor([parameter], lr=1e-3, scale_parameter=False, relative_step=False)

@@ -140,9 +140,9 @@ def emulated_autocast(precision: Precision) -> Iterator[None]:
         return real(device_type, *args, enabled=enabled, **kwargs)
 
     torch.set_autocast_enabled("cuda", precision.lower is not None)
-    torch.autocast = autocast  # type: ignore[assignment,misc]
+    torch.autocast = autocast
     try:
         yield
     finally:
-        torch.autocast = real  # type: ignore[misc]
+        torch.autocast = real
         torch.set_autocast_enabled("cuda", flag)

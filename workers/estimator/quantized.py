@@ -103,7 +103,7 @@ class _State8bit:
 
 def quantize_linears(model: nn.Module, quantization: Quantization, compute_dtype: torch.dtype) -> None:
     """Replace every linear layer but the output head, as transformers does for bitsandbytes."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not head:

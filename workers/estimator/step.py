@@ -3,8 +3,9 @@
 The second step has what the first one leaves behind: optimizer states and, in a loop that keeps them, old outputs.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
     if request.training.loss == "materialized" and not request.training.keeps_outputs:
         causal = model.get_base_model() if isinstance(model, PeftModel) else model
         causal.loss_function = losses.shifted_copy_loss
-    precision = Precision(_autocast_dtype(request), {functional.scaled_dot_product_attention: attention.stand_in_for_sdpa})
+    precision = Precision(
+        _autocast_dtype(request), {functional.scaled_dot_product_attention: attention.stand_in_for_sdpa}
+    )
     _mark_layers(layers, tracker, precision)
     _mark_gradients(model, tracker, owners)
     optimizer = build_optimizer(request, model, tracker, owners)
@@ -43,6 +46,7 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
         stack.callback(attention.padded_rows.reset, attention.padded_rows.set(padded))
         stack.enter_context(emulated_autocast(precision))
         stack.enter_context(attention.masks_of_kernels())
+        stack.enter_context(_without_cycle_collection())
         stack.enter_context(tracker)
         stack.enter_context(precision)
         outputs = None
@@ -68,13 +72,27 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
     return tracker
 
 
+@contextmanager
+def _without_cycle_collection() -> Iterator[None]:
+    """Python's collector comes at moments that depend on all that ran before; a recording must not."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _run_backward(loss: torch.Tensor) -> None:
     """What loss.backward() does, but with the function mode left on, so that recomputed layers cast again."""
-    _engine_run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    _engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
 
 
 def _autocast_dtype(request: Request) -> torch.dtype | None:
-    """transformers' Trainer runs under autocast; a plain loop that keeps its outputs, as PEFT's comparison, does not."""
+    """The Trainer of transformers runs under autocast; a plain loop that keeps its outputs (as in PEFT) does not."""
     training = request.training
     if training.keeps_outputs or training.dtype == "float32":
         return None

@@ -103,7 +103,7 @@ class Tracker(TorchDispatchMode):
 
     def __enter__(self) -> "Tracker":
         self._token = _active.set(self)
-        return super().__enter__()  # type: ignore[no-any-return]
+        return super().__enter__()
 
     def __exit__(self, *details: Any) -> None:
         super().__exit__(*details)
@@ -129,10 +129,11 @@ class Tracker(TorchDispatchMode):
     def _add_by_input(self, args: tuple[Any, ...], result: Any) -> None:
         """Outputs belong to the layers of their inputs, one by one where both are lists; one of many is collective."""
         first = args[0] if args else None
-        if isinstance(first, list | tuple) and isinstance(result, list | tuple) and len(first) == len(result):
+        many = isinstance(first, list | tuple) and bool(first) and isinstance(first[0], torch.Tensor)
+        if many and isinstance(result, list | tuple) and len(first) == len(result):
             for source, item in zip(first, result, strict=True):
                 self.add(item, owner=self._owner_of(source))
-        elif isinstance(first, list | tuple) and isinstance(result, torch.Tensor) and first:
+        elif many and isinstance(result, torch.Tensor):
             number = len(self.births)
             self.add(result, owner=-1)
             share = result.untyped_storage().nbytes() // len(first)
@@ -141,7 +142,7 @@ class Tracker(TorchDispatchMode):
                 self.collective[number][self._owner_of(source)] += share
         elif isinstance(result, torch.Tensor):
             sources = [item for item in args if isinstance(item, torch.Tensor)]
-            self.add(result, owner=max((self._owner_of(item) for item in sources), default=-1))
+            self.add(result, owner=max(self.owner, *(self._owner_of(item) for item in sources), -1))
         else:
             self._add_all(result)
 
