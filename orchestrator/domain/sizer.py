@@ -24,6 +24,10 @@ class Sizer(Protocol):
         """The best figures that are known already. Takes under a millisecond a plan."""
         ...
 
+    def session(self) -> "Sizer":
+        """This sizer for one use case: all its waits together last no longer than one. Not to be kept."""
+        ...
+
 
 @dataclass(frozen=True)
 class ClosedFormSizer:
@@ -36,6 +40,9 @@ class ClosedFormSizer:
 
     def glance(self, model: BaseModel, plans: Sequence[TrainingPlan], *, kind: DeviceKind) -> Sequence[MemoryEstimate]:
         return self.measure(model, plans, kind=kind)
+
+    def session(self) -> Sizer:
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

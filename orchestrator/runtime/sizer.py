@@ -1,5 +1,6 @@
 """Traced estimates where they can be had, and the closed form, with the reason, where they cannot."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,16 +17,32 @@ _Ask = Callable[[Sequence[dict[str, Any]]], Sequence[Found]]
 
 @dataclass(frozen=True)
 class TracedSizer:
-    """`wait_seconds` is how long `measure` waits for all the plans of a call together."""
+    """`wait_seconds` is how long `measure` waits for all the plans of a call together; in a session, of all calls.
+
+    `deadline` is the session's end on the monotonic clock.
+    """
 
     tracer: Tracer
     wait_seconds: float
+    deadline: float | None = None
+
+    def session(self) -> "TracedSizer":
+        return replace(self, deadline=time.monotonic() + self.wait_seconds)
 
     def measure(self, model: BaseModel, plans: Sequence[TrainingPlan], *, kind: DeviceKind) -> Sequence[MemoryEstimate]:
-        return _size(model, plans, kind, lambda questions: self.tracer.ask(questions, wait_seconds=self.wait_seconds))
+        return _size(model, plans, kind, self._ask)
 
     def glance(self, model: BaseModel, plans: Sequence[TrainingPlan], *, kind: DeviceKind) -> Sequence[MemoryEstimate]:
         return _size(model, plans, kind, self._remember)
+
+    def _ask(self, questions: Sequence[dict[str, Any]]) -> Sequence[Found]:
+        if self.deadline is None:
+            return self.tracer.ask(questions, wait_seconds=self.wait_seconds)
+        left = self.deadline - time.monotonic()
+        if left > 0:
+            return self.tracer.ask(questions, wait_seconds=left)
+        late = NoAnswer(f"the tracer did not answer everything within {self.wait_seconds:g} s; ask again")
+        return [self.tracer.find(question) or late for question in questions]
 
     def _remember(self, questions: Sequence[dict[str, Any]]) -> Sequence[Found]:
         unknown = NoAnswer("not traced yet")

@@ -158,10 +158,10 @@ class Validate:
         job, model = subject.job, subject.model
         tokens = _report_tokens(result.training, result.validation)
         plan = resolve_plan(job.spec, model.facts, seed=job.seed, tokens=tokens)
-        pool = self._read_pool()
-        sizing = size_job(job, plan, model, tokens=tokens, pool=pool, sizer=self._knowledge.sizer)
+        pool, sizer = self._read_pool(), self._knowledge.sizer.session()
+        sizing = size_job(job, plan, model, tokens=tokens, pool=pool, sizer=sizer)
         if pool.rooms and sizing.home is None:
-            text = explain_misfit(job, plan, model, rooms=pool.rooms, sizer=self._knowledge.sizer)
+            text = explain_misfit(job, plan, model, rooms=pool.rooms, sizer=sizer)
             raise CannotFitError(text, param="resources")
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
 

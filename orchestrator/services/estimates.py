@@ -68,25 +68,25 @@ class Estimates:
             rows = _find_rows(_find_file(tx, caller, spec), spec, model.facts)
             market = read_market(tx, spec)
         plan = resolve_plan(spec, model.facts, seed=spec.seed or 0, tokens=_report(rows))
-        memory = measure_kinds(plan, model, sizer=self.sizer, present=market.kinds)
+        sizer = self.sizer.session()
+        memory = measure_kinds(plan, model, sizer=sizer, present=market.kinds)
         time = {kind: found for kind in memory if (found := _estimate_time(plan, model.facts, rows, kind))}
         sized = Sized(spec=spec, plan=plan, model=model, memory=memory, time=time)
-        devices = fit_devices(sized, market, self.sizer)
+        devices = fit_devices(sized, market, sizer)
         return JobEstimate(
             model=model.name,
             plan=plan,
             rows=rows,
             memory=memory,
             savings={
-                kind: self._suggest_savings(sized, kind) for kind in memory if kind in market.kinds or not devices
+                kind: suggest_savings(plan, Gauge(sizer=sizer, model=model, kind=kind))
+                for kind in memory
+                if kind in market.kinds or not devices
             },
             time=time,
             devices=devices,
             warnings=tuple(_warn(spec, rows, devices)),
         )
-
-    def _suggest_savings(self, sized: Sized, kind: DeviceKind) -> tuple[Change, ...]:
-        return suggest_savings(sized.plan, Gauge(sizer=self.sizer, model=sized.model, kind=kind))
 
 
 def _find_file(tx: ReadTx, caller: Caller, spec: EstimateSpec | JobSpec) -> File | None:

@@ -137,10 +137,10 @@ class Jobs:
         candidates = _choose_candidates(spec, rooms)
         if not candidates or could_ever_fit(candidates, _ask(spec, glance_at_kinds(plan, model, sizer=self.sizer))):
             return
-        present = {room.kind for room in candidates}
-        measured = measure_kinds(plan, model, sizer=self.sizer, present=present)
+        sizer, present = self.sizer.session(), {room.kind for room in candidates}
+        measured = measure_kinds(plan, model, sizer=sizer, present=present)
         if not could_ever_fit(candidates, _ask(spec, measured)):
-            text = describe_misfit(plan, candidates, lambda kind: Gauge(sizer=self.sizer, model=model, kind=kind))
+            text = describe_misfit(plan, candidates, lambda kind: Gauge(sizer=sizer, model=model, kind=kind))
             raise CannotFitError(text, param="resources")
 
     def _lock_files(self, tx: WriteTx, team_id: str, spec: JobSpec) -> None:

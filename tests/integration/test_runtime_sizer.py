@@ -1,6 +1,7 @@
 """Traced sizes through the whole seam: sizer, client, process; and what every user of sizes makes of them."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,16 @@ def test_changes_are_found_and_compared_by_traces(sizer: TracedSizer) -> None:
     assert [change.settings for change in suggest_savings(plan, gauge)] == [checkpointing.settings, smaller.settings]
 
 
+def test_a_session_waits_no_longer_than_one_call(sizer: TracedSizer, processes: Path) -> None:
+    over = replace(sizer, deadline=time.monotonic() - 1)
+    (late,) = over.measure(model_that(), [make_plan()], kind="cuda")
+    assert (late.method, late.reason) == ("closed_form", "the tracer did not answer everything within 60 s; ask again")
+    assert not is_started(processes), "nothing more is asked"
+    known = sizer.measure(model_that(), [make_plan()], kind="cuda")
+    assert over.measure(model_that(), [make_plan()], kind="cuda") == known
+    assert sizer.session().measure(model_that(), [make_plan()], kind="cuda") == known
+
+
 class Knowing:
     def __init__(self, model: BaseModel) -> None:
         self.model = model
@@ -156,6 +167,9 @@ class WatchedSizer:
 
     def glance(self, *args: Any, **kwargs: Any) -> Any:
         return self.sizer.glance(*args, **kwargs)
+
+    def session(self) -> "WatchedSizer":
+        return replace(self, sizer=self.sizer.session())
 
 
 @dataclass(frozen=True)
