@@ -70,9 +70,11 @@ def measure_kinds(
     return found
 
 
-def glance_at_kinds(plan: TrainingPlan, model: BaseModel, *, sizer: Sizer) -> dict[DeviceKind, MemoryEstimate]:
-    """What is known at once of the plan on every kind of device that can run it."""
-    return {kind: sizer.glance(model, [plan], kind=kind)[0] for kind in KINDS if can_run(plan, kind)}
+def glance_at_kinds(
+    plan: TrainingPlan, model: BaseModel, *, sizer: Sizer, kinds: Collection[DeviceKind]
+) -> dict[DeviceKind, MemoryEstimate]:
+    """What is known at once of the plan on those of `kinds` that can run it."""
+    return {kind: sizer.glance(model, [plan], kind=kind)[0] for kind in kinds if can_run(plan, kind)}
 
 
 def footprints_of(memory: Mapping[DeviceKind, MemoryEstimate]) -> dict[str, int]:

@@ -135,9 +135,11 @@ class Jobs:
         with self.store.read() as tx:
             rooms = [DeviceView(device=device, uses=()).room for device in devices.list_devices(tx)]
         candidates = _choose_candidates(spec, rooms)
-        if not candidates or could_ever_fit(candidates, _ask(spec, glance_at_kinds(plan, model, sizer=self.sizer))):
+        present = {room.kind for room in candidates}
+        glanced = glance_at_kinds(plan, model, sizer=self.sizer, kinds=present)
+        if not candidates or could_ever_fit(candidates, _ask(spec, glanced)):
             return
-        sizer, present = self.sizer.session(), {room.kind for room in candidates}
+        sizer = self.sizer.session()
         measured = measure_kinds(plan, model, sizer=sizer, present=present)
         if not could_ever_fit(candidates, _ask(spec, measured)):
             text = describe_misfit(plan, candidates, lambda kind: Gauge(sizer=sizer, model=model, kind=kind))
