@@ -16,7 +16,7 @@ MIN_LARGE, ROUND_LARGE = 10 * MIB, 2 * MIB
 
 def round_size(size_bytes: int) -> int:
     """What an allocation counts in torch's `memory_allocated`."""
-    return max(MIN_BLOCK, -(-size_bytes // MIN_BLOCK) * MIN_BLOCK)
+    return -(-size_bytes // MIN_BLOCK) * MIN_BLOCK or MIN_BLOCK
 
 
 class _Block:
@@ -40,7 +40,7 @@ class CachingAllocator:
         self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
 
     def allocate(self, size_bytes: int) -> _Block:
-        size = round_size(size_bytes)
+        size = -(-size_bytes // MIN_BLOCK) * MIN_BLOCK or MIN_BLOCK
         small = size <= SMALL_SIZE
         pool = self._free[small]
         index = bisect_left(pool, (size,))

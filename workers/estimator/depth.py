@@ -188,19 +188,15 @@ class _Stretcher:
 
     def _emit(self, section: _Section, target: int) -> None:
         """A layer's section, for layer `target` of the deep model."""
-        plan = self._plan
+        plan, near, places = self._plan, section.layer, self._places
         self._marks.append((len(self._events), (section.name, target)))
+        moved: dict[int, int] = {}
         for event in section.events:
-            number = event if event >= 0 else ~event
-            name, repetition, layer, owner, rank = self._places[number]
-            key = (
-                name,
-                repetition,
-                plan.move(layer, near=section.layer, target=target),
-                plan.move(owner, near=section.layer, target=target),
-                rank,
-            )
-            self._add(event, key)
+            name, repetition, layer, owner, rank = places[event if event >= 0 else ~event]
+            for item in (layer, owner):
+                if item not in moved:
+                    moved[item] = plan.move(item, near=near, target=target)
+            self._add(event, (name, repetition, moved[layer], moved[owner], rank))
 
     def _emit_flat(self, section: _Section) -> None:
         """A section about all layers, such as the optimizer's: runs of the block's events are repeated in place."""
@@ -262,10 +258,10 @@ class _Stretcher:
             if key in self._numbers:
                 raise Unstretchable(f"{key} would be born twice")
             number = self._numbers[key] = len(self._born)
-            born = self._births[event]
-            shares = self._collective.get(event, Counter())
-            extra = self._plan.copies * sum(shares[layer] for layer in range(self._plan.first, self._plan.last))
-            self._born.append(Born(born.size_bytes + extra, born.kind, key[3]))
+            size, kind, _owner = self._births[event]
+            if event in self._collective:
+                size += self._share_of_copies(event)
+            self._born.append(Born(size, kind, key[3]))
             self._alive.add(number)
             self._events.append(number)
             return
@@ -274,6 +270,11 @@ class _Stretcher:
             raise Unstretchable(f"{key} would die without having lived")
         self._alive.discard(number)
         self._events.append(~number)
+
+    def _share_of_copies(self, event: int) -> int:
+        """Bytes that the repeated layers add to an output made of all layers' inputs."""
+        shares = self._collective[event]
+        return self._plan.copies * sum(shares[layer] for layer in range(self._plan.first, self._plan.last))
 
     def _rank(self) -> list[Key]:
         """Each allocation's place: which section of which layer made it, whose it is, the how manieth of those."""

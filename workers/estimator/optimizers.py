@@ -19,6 +19,10 @@ BLOCK_8BIT = 256
 """Values that share a scale in bitsandbytes' 8-bit states."""
 SMALLEST_8BIT = 4096
 """Tensors with fewer values keep float32 states (bitsandbytes' min_8bit_size)."""
+SMALLEST_PAGED = 100_000
+"""Smaller states are not paged (bitsandbytes, Optimizer8bit.get_state_buffer)."""
+_LIKE_PARAMETERS = frozenset({"adamw_fused", "adagrad", "rmsprop"})
+"""Torch's own, whose states have the parameters' dtype."""
 _MOMENTS = {"adamw": 2, "lion": 1, "adagrad": 1, "rmsprop": 1}
 """State tensors of a parameter's shape."""
 
@@ -36,15 +40,17 @@ class StateOptimizer:
         self._eight_bit = kind.endswith("_8bit")
         self._moments = _MOMENTS[kind.removeprefix("paged_").split("_")[0]]
         wanted = request.training.optimizer_dtype
-        self._dtype = DTYPES[wanted] if wanted else (None if kind == "adamw_fused" else torch.float32)
+        self._dtype = DTYPES[wanted] if wanted else (None if kind in _LIKE_PARAMETERS else torch.float32)
         self._parameters, self._owners, self._tracker = parameters, owners, tracker
         self._states: list[torch.Tensor] = []
 
     def step(self) -> None:
-        if self._states or self._paged:
+        if self._states:
             return
         with self._tracker.counting_as("optimizer"):
             for parameter in self._parameters:
+                if self._paged and parameter.numel() >= SMALLEST_PAGED:
+                    continue
                 self._tracker.owner = self._owners[id(parameter)]
                 self._states.extend(self._make(parameter))
 
@@ -85,7 +91,11 @@ class Each:
 
 def build_optimizer(request: Request, model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> Steps:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    match request.training.optimizer_kind:
+    kind = request.training.optimizer_kind
+    wanted = request.training.optimizer_dtype
+    if wanted is not None and kind == "adamw_foreach" and any(item.dtype != DTYPES[wanted] for item in trained):
+        return StateOptimizer(request, trained, owners, tracker)  # states of another dtype are not torch's own AdamW
+    match kind:
         case "adamw_foreach":
             return RealOptimizer(torch.optim.AdamW(trained, foreach=True), tracker)
         case "sgd":

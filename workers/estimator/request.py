@@ -52,6 +52,12 @@ class Lora(_Strict):
     adapter_dtype: DtypeName = "float32"
     bias: Literal["none", "all", "lora_only"] = "none"
 
+    @field_validator("target_modules")
+    @classmethod
+    def _unwrap(cls, value: list[str] | str | None) -> list[str] | str | None:
+        """Empty is null, and 'all-linear' is a word of PEFT's, not a module's name."""
+        return "all-linear" if value == ["all-linear"] else value or None
+
 
 class Quantization(_Strict):
     """How bitsandbytes stores the frozen linear layers."""

@@ -112,7 +112,10 @@ class Tracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        if func in _ELEMENTWISE and not kwargs and _are_alike(args):
+            result: Any = torch.empty_like(args[0])
+        else:
+            result = func(*args, **(kwargs or {}))
         counts = _FLOPS.get(func)
         if counts is not None:
             self.count_flops(counts(args, result))
@@ -186,6 +189,22 @@ def _grouped_flops(args: tuple[Any, ...], _result: Any) -> int:
 
 
 _ATEN = torch.ops.aten
+_ELEMENTWISE = frozenset({_ATEN.mul.Tensor, _ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.div.Tensor})
+"""Operations whose shapes torch works out in Python on the meta device, slowly; between equals there is nothing to do."""
+
+
+def _are_alike(args: tuple[Any, ...]) -> bool:
+    first, second = args[0], args[1]
+    return (
+        isinstance(second, torch.Tensor)
+        and first.shape == second.shape
+        and first.dtype == second.dtype
+        and first.is_floating_point()
+        and first.is_contiguous()
+        and second.is_contiguous()
+    )
+
+
 _FLOPS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
     _ATEN.mm.default: _mm_flops,
     _ATEN.bmm.default: _mm_flops,
