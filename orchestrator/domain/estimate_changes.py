@@ -6,7 +6,6 @@ slower; 4-bit weights give a slightly different one; a shorter length cuts rows 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from orchestrator.domain.estimate import MemoryEstimate, Method, can_run
 from orchestrator.domain.estimate_time import count_flops
@@ -35,7 +34,10 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class _Move:
-    """One kind of change of these fields; `step` goes one step further, None when there is no further one."""
+    """One kind of change of these fields; `step` goes one step further, None when there is no further one.
+
+    Along its steps memory falls, or, with 4-bit weights on a CPU, there is one step only.
+    """
 
     effect: str
     fields: Mapping[str, str]
@@ -219,16 +221,27 @@ class _Search:
         self._gauge, self._device_bytes = gauge, device_bytes
 
     def find_alone(self, plan: TrainingPlan) -> list[tuple[_Move, TrainingPlan]]:
-        """Each kind of change that is enough by itself, only as far as it must go. All kinds go on a step at a time,
-        so that what is to be measured next is asked for together."""
-        found: dict[int, TrainingPlan] = {}
-        for wave in zip_longest(*(_walk(plan, move) for move in MOVES)):
-            going = [(number, step) for number, step in enumerate(wave) if step is not None and number not in found]
-            sizes = self._gauge.measure([step for _, step in going])
-            for (number, step), size in zip(going, sizes, strict=True):
-                if size.total_bytes <= self._device_bytes:
-                    found[number] = step
-        return [(MOVES[number], found[number]) for number in sorted(found)]
+        """Each kind of change that is enough by itself, only as far as it must go.
+
+        The furthest steps tell which kinds are enough; those go on a step at a time, all together.
+        """
+        walks = {number: list(_walk(plan, move)) for number, move in enumerate(MOVES)}
+        last = {number: walk[-1] for number, walk in walks.items() if walk}
+        enough = [number for number, is_enough in self._measure_all(last).items() if is_enough]
+        found = {number: last[number] for number in enough}
+        going = set(enough)
+        for step in range(max((len(walks[number]) for number in enough), default=1) - 1):
+            wave = {number: walks[number][step] for number in sorted(going) if step < len(walks[number]) - 1}
+            for number, is_enough in self._measure_all(wave).items():
+                if is_enough:
+                    found[number] = wave[number]
+                    going.discard(number)
+        return [(MOVES[number], found[number]) for number in enough]
+
+    def _measure_all(self, plans: Mapping[int, TrainingPlan]) -> dict[int, bool]:
+        """Which of them fit."""
+        sizes = self._gauge.measure(list(plans.values()))
+        return {number: size.total_bytes <= self._device_bytes for number, size in zip(plans, sizes, strict=True)}
 
     def combine(self, plan: TrainingPlan) -> tuple[TrainingPlan, tuple[_Move, ...]] | None:
         """As few moves as their order allows, in full; then each taken back as far as the others let it."""
@@ -263,9 +276,9 @@ def _walk(plan: TrainingPlan, move: _Move) -> Iterator[TrainingPlan]:
 
 
 def _take_all(plan: TrainingPlan, moves: tuple[_Move, ...], gauge: Gauge) -> TrainingPlan:
-    """Each move as far as it helps: 4-bit weights, for one, take more on a CPU, where the file stays mapped."""
+    """Each move in full, if it helps: 4-bit weights, for one, take more on a CPU, where the file stays mapped."""
     for move in moves:
-        candidates = [plan, *_walk(plan, move)]
+        candidates = [plan, *list(_walk(plan, move))[-1:]]
         sizes = [size.total_bytes for size in gauge.measure(candidates)]
         plan = candidates[sizes.index(min(sizes))]
     return plan
