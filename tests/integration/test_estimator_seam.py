@@ -47,7 +47,7 @@ def test_smollm2_is_traced_and_its_weights_are_counted_exactly(sizer: TracedSize
     "changes",
     [
         {"optimizer": "paged_adamw_8bit", "quantization": "nf4"},
-        {"optimizer": "adamw_8bit", "quantization": "int8", "packing": True},
+        {"optimizer": "adamw_8bit", "quantization": "int8"},
         {"optimizer": "adafactor", "use_dora": True, "lora_bias": "lora_only"},
         {"optimizer": "sgd", "compute_dtype": "float32", "use_rslora": True, "lora_dropout": 0.1},
         {"quantization": "fp4", "double_quant": False, "compute_dtype": "float16"},
