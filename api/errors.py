@@ -34,6 +34,7 @@ STATUS: dict[type[errors.TunepoolError], int] = {
     errors.ObjectsUnavailableError: 503,
     errors.ClusterUnavailableError: 503,
     errors.HubUnavailableError: 503,
+    errors.UntraceableError: 500,
     errors.LeaseLostError: 500,
     errors.AttemptGoneError: 500,
 }

@@ -61,6 +61,19 @@ class Settings(BaseSettings):
     worker_cache_dir: Path | None = None
     """Where nodes keep downloaded models; below the data folder when empty."""
 
+    estimator: Literal["traced", "closed_form"] = "traced"
+    """How memory is estimated: by tracing the training step in a process of its own, or by formulas only."""
+    estimator_command: tuple[str, ...] = ()
+    """What traces; empty for `python -m workers.estimator` in this interpreter, which needs the workers' libraries."""
+    estimator_start_seconds: float = Field(default=30, ge=0.1, le=600)
+    """Until the tracer's first answer, which waits for its libraries to load; a later one is given up."""
+    estimator_answer_seconds: float = Field(default=5, ge=0.1, le=600)
+    """For each answer of a tracer that is warm."""
+    estimator_wait_seconds: float = Field(default=10, ge=0.1, le=60)
+    """How long a request waits for the tracer before formulas answer it."""
+    estimator_memory_bytes: int = Field(default=2 * 1024**3, ge=256 * 1024**2)
+    """A tracer that takes more is killed; one that keeps more than half of it is replaced by a new one."""
+
     leader_lease_seconds: int = Field(default=15, ge=2, le=300)
     attempt_lease_seconds: int = Field(default=120, ge=4, le=3600)
     stop_grace_seconds: int = Field(default=60, ge=1, le=3600)

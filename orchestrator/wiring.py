@@ -15,9 +15,13 @@ from pathlib import Path
 import structlog
 from structlog.typing import Processor
 
+from orchestrator.domain.sizer import ClosedFormSizer, Sizer
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
-from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings, Knowledge
+from orchestrator.runtime.sizer import TracedSizer
+from orchestrator.runtime.tracer import Tracer, TracerLimits
+from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings
+from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.services.accuracy import AccuracyReader
 from orchestrator.services.adapters import Adapters
 from orchestrator.services.costs import Costs
@@ -38,11 +42,15 @@ from orchestrator.store.session import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Every use case, on one database and one bucket. `close` ends the connections; nothing else is to be ended."""
+    """Every use case, on one database and one bucket. `close` ends the connections and the tracer, if one was started.
+
+    `tracer` is None when estimates are by formulas only.
+    """
 
     store: Store
     objects: Objects
     accuracy: AccuracyReader
+    tracer: Tracer | None
     adapters: Adapters
     costs: Costs
     estimates: Estimates
@@ -58,6 +66,8 @@ class Services:
 
     def close(self) -> None:
         self.tail.close()
+        if self.tracer is not None:
+            self.tracer.close()
         self.objects.close()
         self.store.close()
 
@@ -78,8 +88,27 @@ def open_objects(settings: Settings) -> Objects:
     )
 
 
+def build_tracer(settings: Settings) -> Tracer | None:
+    """Nothing is started before the first estimate that needs it."""
+    if settings.estimator == "closed_form":
+        return None
+    limits = TracerLimits(
+        start_seconds=settings.estimator_start_seconds,
+        answer_seconds=settings.estimator_answer_seconds,
+        memory_bytes=settings.estimator_memory_bytes,
+    )
+    return Tracer(settings.estimator_command, limits=limits)
+
+
+def build_sizer(tracer: Tracer | None, *, wait_seconds: float) -> Sizer:
+    if tracer is None:
+        return ClosedFormSizer("TUNEPOOL_ESTIMATOR is closed_form")
+    return TracedSizer(tracer, wait_seconds)
+
+
 def build_services(settings: Settings) -> Services:
-    store, objects = open_store(settings), open_objects(settings)
+    store, objects, tracer = open_store(settings), open_objects(settings), build_tracer(settings)
+    sizer = build_sizer(tracer, wait_seconds=settings.estimator_wait_seconds)
     models = Models(
         store=store,
         objects=objects,
@@ -91,9 +120,10 @@ def build_services(settings: Settings) -> Services:
         store=store,
         objects=objects,
         accuracy=AccuracyReader(store),
+        tracer=tracer,
         adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
         costs=Costs(store),
-        estimates=Estimates(store, models),
+        estimates=Estimates(store, models, sizer),
         files=Files(
             store=store,
             objects=objects,
@@ -101,7 +131,7 @@ def build_services(settings: Settings) -> Services:
             presigned_seconds=settings.presigned_seconds,
         ),
         health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
-        jobs=Jobs(store, models, settings.min_training_rows),
+        jobs=Jobs(store, models, settings.min_training_rows, sizer),
         keys=Keys(store),
         models=models,
         pool=Pool(store),
@@ -121,6 +151,7 @@ def build_control_plane(settings: Settings, services: Services, launcher: Launch
             describe_model=services.models.source_for,
             verify_adapter=services.adapters.verify,
             price_of=read_price,
+            sizer=build_sizer(services.tracer, wait_seconds=settings.estimator_start_seconds),
         ),
         settings=ControlSettings(
             owner=name_owner(),

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from api.cli.output import print_facts, print_table, say_bytes, say_seconds, say_usd
-from api.client.results import DeviceFit, Estimate
+from api.client.results import Change, DeviceFit, Estimate, PredictedMemory
 
 FITS = {"now": ("now", "green"), "when_empty": ("when it is empty", "yellow"), "never": ("never", "red")}
 
@@ -18,12 +18,10 @@ def draw_estimate(console: Console, found: Estimate) -> None:
     print_table(console, columns, [_row(found, fit) for fit in found.devices], none="no devices are known yet")
     for fit in found.devices:
         for change in fit.changes:
-            settings = ", ".join(f"{name}: {value}" for name, value in change.settings.items())
-            console.print(f"it would fit on {fit.device_type} with {settings} ({say_bytes(change.total_bytes)})")
+            console.print(f"it would fit on {fit.device_type} with {_say_change(change)}", markup=False)
     for fit in found.devices:
         if fit.kind in found.memory:
-            console.print(f"\nmemory on {fit.device_type}", style="bold")
-            print_facts(console, _breakdown(found.memory[fit.kind].breakdown))
+            _draw_memory(console, fit.device_type, found.memory[fit.kind])
     if found.warnings:
         console.print()
     for warning in found.warnings:
@@ -54,6 +52,35 @@ def _row(found: Estimate, fit: DeviceFit) -> tuple[str | Text, ...]:
         f"{say_seconds(time.seconds)} ({span})" if time else "",
         say_usd(fit.cost.usd_micros) if fit.cost else "",
     )
+
+
+def _draw_memory(console: Console, device_type: str, memory: PredictedMemory) -> None:
+    console.print(f"\nmemory on {device_type}{_say_method(memory)}", style="bold", markup=False)
+    print_facts(console, _breakdown(memory.breakdown))
+    peaks = (memory.allocated_bytes, memory.reserved_bytes, memory.device_bytes)
+    if None not in peaks:
+        allocated, reserved, device = map(say_bytes, peaks)
+        console.print(f"peak: {allocated} allocated, {reserved} reserved, {device} on the device", markup=False)
+    for change in memory.savings:
+        console.print(f"smaller with {_say_change(change)}", markup=False)
+
+
+def _say_method(memory: PredictedMemory) -> str:
+    if memory.method is None:
+        return ""
+    reason = f": {memory.reason}" if memory.reason else ""
+    return f" ({memory.method.replace('_', ' ')}{reason})"
+
+
+def _say_change(change: Change) -> str:
+    """'training.gradient_checkpointing: True (3.2 GiB, -9.3 GiB, 1.28 times the computing)'."""
+    settings = ", ".join(f"{name}: {value}" for name, value in change.settings.items())
+    sizes = [say_bytes(change.total_bytes)]
+    if change.saved_bytes is not None:
+        sizes.append(f"-{say_bytes(change.saved_bytes)}")
+    if change.time_factor is not None:
+        sizes.append(f"{change.time_factor:.2f} times the computing")
+    return f"{settings} ({', '.join(sizes)})"
 
 
 def _breakdown(terms: dict[str, int]) -> Iterator[tuple[str, str]]:

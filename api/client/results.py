@@ -274,9 +274,35 @@ class PredictedRows(Result):
     longest_is: str
 
 
+class Change(Result):
+    """A change of the job that makes it smaller, so that it may fit: fields with their new values.
+
+    `time_factor` is how many times as much a step then computes, where that changes.
+    """
+
+    settings: dict[str, Any]
+    effect: str
+    total_bytes: int
+    saved_bytes: int | None = None
+    time_factor: float | None = None
+    method: str | None = None
+
+
 class PredictedMemory(Result):
+    """Bytes on one device. `total_bytes`, the sum of the breakdown, is what a job reserves.
+
+    The three peaks are of tensors, of what the allocator holds for them, and of the whole process. `method` is traced
+    or closed_form; `reason` says why it was not traced. `savings` would make it smaller.
+    """
+
     total_bytes: int
     breakdown: dict[str, int]
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    device_bytes: int | None = None
+    method: str | None = None
+    reason: str | None = None
+    savings: tuple[Change, ...] = ()
 
 
 class PredictedTime(Result):
@@ -296,14 +322,6 @@ class PredictedCost(Result):
     usd: str
     low_usd_micros: int
     high_usd_micros: int
-
-
-class Change(Result):
-    """A change of the job that would make it fit: fields with their new values."""
-
-    settings: dict[str, Any]
-    effect: str
-    total_bytes: int
 
 
 class DeviceFit(Result):

@@ -1,11 +1,13 @@
 """What a job would take: memory and time on each kind of device, and what each type of the pool would do with it."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from api.schemas.wire import Wire, usd
 from orchestrator.domain.estimate import MemoryEstimate, TimeEstimate
 from orchestrator.domain.estimate_changes import Change
-from orchestrator.services.estimates import Cost, DeviceFit, JobEstimate, Rows
+from orchestrator.services.estimate_fits import Cost, DeviceFit
+from orchestrator.services.estimates import JobEstimate, Rows
 
 Source = Literal["given", "guessed", "unknown"]
 RUNS_FOR_CONFIDENCE = 3
@@ -31,15 +33,62 @@ class RowsOut(Wire):
         )
 
 
-class MemoryOut(Wire):
-    """Bytes on one device; `total_bytes`, the sum of the breakdown, is what a job reserves."""
+class ChangeOut(Wire):
+    """A change of the job that makes it smaller, so that it may fit."""
 
+    settings: dict[str, bool | int | str]
+    """Fields of the job with their new values."""
+    effect: str
     total_bytes: int
-    breakdown: dict[str, int]
+    """What the job then reserves."""
+    saved_bytes: int
+    time_factor: float | None
+    """How many times as much a step then computes; null where that stays the same or is not known."""
+    method: Literal["traced", "closed_form"]
 
     @classmethod
-    def of(cls, memory: MemoryEstimate) -> "MemoryOut":
-        return cls(total_bytes=memory.total_bytes, breakdown=dict(memory.breakdown))
+    def of(cls, change: Change) -> "ChangeOut":
+        return cls(
+            settings=dict(change.settings),
+            effect=change.effect,
+            total_bytes=change.total_bytes,
+            saved_bytes=change.saved_bytes,
+            time_factor=change.time_factor,
+            method=change.method,
+        )
+
+
+class MemoryOut(Wire):
+    """Bytes on one device: three peaks that are not the same, and what a job reserves."""
+
+    total_bytes: int
+    """What a job reserves: the sum of the breakdown, a margin included."""
+    breakdown: dict[str, int]
+    allocated_bytes: int
+    """Of tensors, as torch's max_memory_allocated."""
+    reserved_bytes: int
+    """Held by the allocator for them, as torch's max_memory_reserved."""
+    device_bytes: int
+    """Of the whole process, as nvidia-smi shows it; on CPU its peak resident set."""
+    method: Literal["traced", "closed_form"]
+    """Traced: the model's real training step was followed, tensor by tensor. Closed form: computed from its shapes."""
+    reason: str | None
+    """Why it was not traced."""
+    savings: list[ChangeOut]
+    """What would make it smaller, the least costly first; only for kinds of device that the pool has."""
+
+    @classmethod
+    def of(cls, memory: MemoryEstimate, savings: Sequence[Change]) -> "MemoryOut":
+        return cls(
+            total_bytes=memory.total_bytes,
+            breakdown=dict(memory.breakdown),
+            allocated_bytes=memory.allocated_bytes,
+            reserved_bytes=memory.reserved_bytes,
+            device_bytes=memory.device_bytes,
+            method=memory.method,
+            reason=memory.reason,
+            savings=[ChangeOut.of(change) for change in savings],
+        )
 
 
 class TimeOut(Wire):
@@ -89,19 +138,6 @@ class PredictedCost(Wire):
             low_usd_micros=cost.low_usd_micros,
             high_usd_micros=cost.high_usd_micros,
         )
-
-
-class ChangeOut(Wire):
-    """A change of the job that would make it fit."""
-
-    settings: dict[str, bool | int | str]
-    """Fields of the job with their new values."""
-    effect: str
-    total_bytes: int
-
-    @classmethod
-    def of(cls, change: Change) -> "ChangeOut":
-        return cls(settings=dict(change.settings), effect=change.effect, total_bytes=change.total_bytes)
 
 
 class DeviceFitOut(Wire):
@@ -155,7 +191,9 @@ class EstimateOut(Wire):
             model=estimate.model,
             plan=estimate.plan.model_dump(mode="json"),
             rows=RowsOut.of(estimate.rows),
-            memory={kind: MemoryOut.of(found) for kind, found in estimate.memory.items()},
+            memory={
+                kind: MemoryOut.of(found, estimate.savings.get(kind, ())) for kind, found in estimate.memory.items()
+            },
             time={kind: TimeOut.of(found) for kind, found in estimate.time.items()},
             devices=[DeviceFitOut.of(fit) for fit in estimate.devices],
             warnings=list(estimate.warnings),

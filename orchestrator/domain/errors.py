@@ -16,6 +16,7 @@ TunepoolError(message, code, param)
 │  └─ RateLimitedError         too many requests of this key; repeating later helps
 ├─ UnavailableError          try again later
 │  ├─ StoreUnavailableError · ObjectsUnavailableError · ClusterUnavailableError · HubUnavailableError
+├─ UntraceableError          internal: there is no traced estimate; the closed form answers
 ├─ LeaseLostError            internal: someone else acts on the attempt now; drop the result
 └─ AttemptGoneError          internal: the supervisor is not there any more
 """
@@ -139,6 +140,12 @@ class HubUnavailableError(UnavailableError):
     """The model hub does not answer. Try again later."""
 
     code = "hub_unavailable"
+
+
+class UntraceableError(TunepoolError):
+    """There is no traced estimate of this plan, and the message says why."""
+
+    code = "untraceable"
 
 
 class LeaseLostError(TunepoolError):

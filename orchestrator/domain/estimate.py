@@ -1,11 +1,12 @@
-"""How much memory, time and money a plan will take: a first closed form.
+"""How much memory a plan will take, in a closed form: what is known of any model at once, from its shapes.
 
-Every term is a mechanism with its source; the sum errs high. The same functions are called by placement, by the API and
-by validation, so a better method can replace the formulas behind them. Each term is derived where it is computed:
+Every term is a mechanism with its source; the sum errs high. A traced estimate (`domain.trace`) is better where there
+is one; `domain.sizer` is through what both are asked. Each term is derived where it is computed:
 `estimate_weights` (what has a parameter behind it), `estimate_activations` (what a micro-batch needs), `estimate_time`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from orchestrator.domain.estimate_activations import ActivationEstimate, estimate_activations
 from orchestrator.domain.estimate_terms import CALIBRATION_TERM
@@ -26,14 +27,15 @@ __all__ = [
     "KINDS",
     "DeviceKind",
     "MemoryEstimate",
+    "Method",
     "TimeEstimate",
     "calibrate_memory",
     "can_run",
-    "estimate_footprints",
     "estimate_memory",
     "estimate_time",
 ]
 
+Method = Literal["traced", "closed_form"]
 KINDS: tuple[DeviceKind, ...] = ("cpu", "cuda")
 
 BREAKDOWN_TERMS = (
@@ -71,13 +73,22 @@ CUDA_MARGIN_SHARE = 0.08
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on one device. `total_bytes` is the sum of the breakdown and what placement reserves.
+    """Bytes on one device: three peaks that are not the same, and what placement reserves.
 
-    On CPU it predicts the peak resident set of the process.
+    `allocated_bytes` are those of tensors, `reserved_bytes` what the allocator holds for them, `device_bytes` the whole
+    process: what nvidia-smi shows, on CPU the peak resident set. `total_bytes` is the sum of the breakdown: the whole
+    process with a margin. `reason` says why a closed form was not traced. `flops`, of one micro-batch forward and
+    backward with what is recomputed, only a trace knows.
     """
 
     total_bytes: int
     breakdown: dict[str, int]
+    allocated_bytes: int
+    reserved_bytes: int
+    device_bytes: int
+    method: Method
+    reason: str | None = None
+    flops: int | None = None
 
 
 def estimate_memory(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> MemoryEstimate:
@@ -94,6 +105,7 @@ def estimate_memory(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> 
         "logits_and_loss": activations.loss_bytes,
         "backward": max(0, activations.block_bytes - activations.loss_bytes),
     }
+    allocated = sum(breakdown.values())
     if kind == "cpu":
         breakdown["runtime"] = CPU_RUNTIME_BYTES
         breakdown["margin"] = _heap_holes(plan, activations)
@@ -101,8 +113,14 @@ def estimate_memory(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> 
     else:
         breakdown["margin"] = int(CUDA_MARGIN_SHARE * sum(breakdown.values()))
         breakdown["runtime"] = CUDA_RUNTIME_BYTES
+    total = sum(breakdown.values())
     return MemoryEstimate(
-        total_bytes=sum(breakdown.values()), breakdown={term: breakdown[term] for term in BREAKDOWN_TERMS}
+        total_bytes=total,
+        breakdown={term: breakdown[term] for term in BREAKDOWN_TERMS},
+        allocated_bytes=allocated,
+        reserved_bytes=allocated + breakdown["margin"],
+        device_bytes=total,
+        method="closed_form",
     )
 
 
@@ -111,14 +129,11 @@ def calibrate_memory(estimate: MemoryEstimate, factor: float) -> MemoryEstimate:
     added = round((factor - 1.0) * estimate.total_bytes)
     if not added:
         return estimate
-    return MemoryEstimate(
-        total_bytes=estimate.total_bytes + added, breakdown={**estimate.breakdown, CALIBRATION_TERM: added}
+    return replace(
+        estimate,
+        total_bytes=estimate.total_bytes + added,
+        breakdown={**estimate.breakdown, CALIBRATION_TERM: added},
     )
-
-
-def estimate_footprints(plan: TrainingPlan, facts: ModelFacts) -> dict[str, int]:
-    """Bytes by kind of device; a kind that cannot run the plan at all is absent."""
-    return {kind: estimate_memory(plan, facts, kind).total_bytes for kind in KINDS if can_run(plan, kind)}
 
 
 def can_run(plan: TrainingPlan, kind: DeviceKind) -> bool:

@@ -1,4 +1,4 @@
-"""Which small change of a plan would make it fit: the answer to 'this job can never run here'.
+"""Which small change of a plan would make it fit, or just smaller: the answer to 'this job can never run here'.
 
 Changes come in the order of what they cost: checkpointing and a smaller micro-batch give the same training, only
 slower; 4-bit weights give a slightly different one; a shorter length cuts rows off.
@@ -7,26 +7,37 @@ slower; 4-bit weights give a slightly different one; a shorter length cuts rows 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.domain.estimate import can_run, estimate_memory
-from orchestrator.domain.models import ModelFacts
+from orchestrator.domain.estimate import MemoryEstimate, Method, can_run
+from orchestrator.domain.estimate_time import count_flops
 from orchestrator.domain.placement import DeviceKind, DeviceRoom
 from orchestrator.domain.plan import INITS_OF_16_BIT, SEQ_MULTIPLE_TOKENS, TrainingPlan
+from orchestrator.domain.sizer import Gauge
 
 Setting = bool | int | str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """`settings` are fields of the job's spec with their new values; `total_bytes` is what the job then needs."""
+    """`settings` are fields of the job's spec with their new values; `total_bytes` is what the job then needs.
+
+    `saved_bytes` is how much less that is. `time_factor` is how many times as long a step then computes, where that is
+    known: with checkpointing. `method` is how the new size was found.
+    """
 
     settings: Mapping[str, Setting]
     effect: str
     total_bytes: int
+    saved_bytes: int
+    time_factor: float | None
+    method: Method
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Move:
-    """One kind of change of these fields; `step` goes one step further, None when there is no further one."""
+    """One kind of change of these fields; `step` goes one step further, None when there is no further one.
+
+    Along its steps memory falls, or, with 4-bit weights on a CPU, there is one step only.
+    """
 
     effect: str
     fields: Mapping[str, str]
@@ -34,36 +45,38 @@ class _Move:
     step: Callable[[TrainingPlan], TrainingPlan | None]
 
 
-def suggest_changes(
-    plan: TrainingPlan, facts: ModelFacts, *, device_bytes: int, kind: DeviceKind
-) -> tuple[Change, ...]:
+def suggest_changes(plan: TrainingPlan, gauge: Gauge, *, device_bytes: int) -> tuple[Change, ...]:
     """The changes that make the plan fit `device_bytes`, the least costly first; empty when none does or needs to.
 
     Each is one kind of change, as far as it must go. Only when no single kind is enough, one combination.
     """
-
-    def measure(candidate: TrainingPlan) -> int:
-        return estimate_memory(candidate, facts, kind).total_bytes
-
-    def fits(candidate: TrainingPlan) -> bool:
-        return measure(candidate) <= device_bytes
-
-    if fits(plan):
+    (now,) = gauge.measure([plan])
+    if now.total_bytes <= device_bytes:
         return ()
-    alone = [(move, found) for move in MOVES if (found := next(filter(fits, _walk(plan, move)), None)) is not None]
+    search = _Search(gauge, device_bytes)
+    alone = search.find_alone(plan)
     if alone:
-        return tuple(_describe(found, facts, kind, moves=(move,)) for move, found in alone)
-    together = _combine(plan, fits, measure)
-    return () if together is None else (_describe(together[0], facts, kind, moves=together[1]),)
+        return tuple(_describe(plan, now, gauge, found=found, moves=(move,)) for move, found in alone)
+    together = search.combine(plan)
+    return () if together is None else (_describe(plan, now, gauge, found=together[0], moves=together[1]),)
 
 
-def estimate_least(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> int:
+def suggest_savings(plan: TrainingPlan, gauge: Gauge) -> tuple[Change, ...]:
+    """What one step of each kind of change would save, the least costly kind first; only those that save something."""
+    (now,) = gauge.measure([plan])
+    steps = [(move, found) for move in MOVES if (found := move.step(plan)) is not None]
+    sizes = gauge.measure([found for _, found in steps])
+    return tuple(
+        _change(plan, now, gauge, found=found, size=size, moves=(move,))
+        for (move, found), size in zip(steps, sizes, strict=True)
+        if size.total_bytes < now.total_bytes and size.method == now.method
+    )
+
+
+def estimate_least(plan: TrainingPlan, gauge: Gauge) -> int:
     """Bytes of the plan after every change as far as it goes: what no change gets below."""
-
-    def measure(candidate: TrainingPlan) -> int:
-        return estimate_memory(candidate, facts, kind).total_bytes
-
-    return measure(_take_all(plan, MOVES, measure))
+    (least,) = gauge.measure([_take_all(plan, MOVES, gauge)])
+    return least.total_bytes
 
 
 def describe_changes(changes: tuple[Change, ...]) -> str:
@@ -79,7 +92,7 @@ def describe_changes(changes: tuple[Change, ...]) -> str:
     )
 
 
-def describe_misfit(plan: TrainingPlan, facts: ModelFacts, rooms: Sequence[DeviceRoom]) -> str:
+def describe_misfit(plan: TrainingPlan, rooms: Sequence[DeviceRoom], gauge_for: Callable[[DeviceKind], Gauge]) -> str:
     """Why none of these devices, even empty, could hold the plan, and what would change that: the job's error.
 
     Looks at the largest device of those that can run the plan at all.
@@ -88,18 +101,18 @@ def describe_misfit(plan: TrainingPlan, facts: ModelFacts, rooms: Sequence[Devic
     if not able:
         return f"{_describe_inability(plan)} needs a CUDA device, and the pool has none that the job may use."
     largest = max(able, key=lambda room: (room.total_bytes, room.device_id))
-    needed = estimate_memory(plan, facts, largest.kind).total_bytes
+    gauge = gauge_for(largest.kind)
+    (needed,) = gauge.measure([plan])
     text = (
-        f"The job needs {_gib(needed)} on {largest.kind}; the largest device that it may use is {largest.device_id} "
-        f"({largest.device_type}) with {_gib(largest.total_bytes)}."
+        f"The job needs {_gib(needed.total_bytes)} on {largest.kind}; the largest device that it may use is "
+        f"{largest.device_id} ({largest.device_type}) with {_gib(largest.total_bytes)}."
     )
-    changes = suggest_changes(plan, facts, device_bytes=largest.total_bytes, kind=largest.kind)
+    changes = suggest_changes(plan, gauge, device_bytes=largest.total_bytes)
     if changes:
         return f"{text} {describe_changes(changes)}"
-    least = estimate_least(plan, facts, largest.kind)
     return (
         f"{text} Checkpointing, the smallest micro-batch, 4-bit weights and short rows together get it down to "
-        f"{_gib(least)}: it takes a larger device or a smaller base model."
+        f"{_gib(estimate_least(plan, gauge))}: it takes a larger device or a smaller base model."
     )
 
 
@@ -113,12 +126,43 @@ def _gib(size_bytes: int) -> str:
     return f"{size_bytes / 2**30:.1f} GiB"
 
 
-def _describe(found: TrainingPlan, facts: ModelFacts, kind: DeviceKind, *, moves: tuple[_Move, ...]) -> Change:
+def _describe(
+    plan: TrainingPlan, now: MemoryEstimate, gauge: Gauge, *, found: TrainingPlan, moves: tuple[_Move, ...]
+) -> Change:
+    (size,) = gauge.measure([found])
+    return _change(plan, now, gauge, found=found, size=size, moves=moves)
+
+
+def _change(
+    plan: TrainingPlan,
+    now: MemoryEstimate,
+    gauge: Gauge,
+    *,
+    found: TrainingPlan,
+    size: MemoryEstimate,
+    moves: tuple[_Move, ...],
+) -> Change:
     return Change(
         settings={name: getattr(found, field) for move in moves for field, name in move.fields.items()},
         effect=", ".join(move.effect for move in moves),
-        total_bytes=estimate_memory(found, facts, kind).total_bytes,
+        total_bytes=size.total_bytes,
+        saved_bytes=now.total_bytes - size.total_bytes,
+        time_factor=_compare_time(plan, now, gauge, found=found, size=size),
+        method=size.method,
     )
+
+
+def _compare_time(
+    plan: TrainingPlan, now: MemoryEstimate, gauge: Gauge, *, found: TrainingPlan, size: MemoryEstimate
+) -> float | None:
+    """Multiplications with checkpointing over those without, counted in both traces, else by the formula."""
+    if found.model_copy(update={"gradient_checkpointing": plan.gradient_checkpointing}) != plan or found == plan:
+        return None
+    if now.flops and size.flops:
+        return size.flops / now.flops
+    facts = gauge.model.facts
+    before, after = (count_flops(one, facts, row_tokens=plan.max_seq_tokens) for one in (plan, found))
+    return after / before
 
 
 def _describe_settings(settings: Mapping[str, Setting]) -> str:
@@ -162,6 +206,59 @@ MOVES = (
 )
 
 
+class _Search:
+    """The least change after which a plan takes at most `device_bytes`."""
+
+    def __init__(self, gauge: Gauge, device_bytes: int) -> None:
+        self._gauge, self._device_bytes = gauge, device_bytes
+
+    def find_alone(self, plan: TrainingPlan) -> list[tuple[_Move, TrainingPlan]]:
+        """Each kind of change that is enough by itself, only as far as it must go.
+
+        The furthest steps tell which kinds are enough; those go on a step at a time, all together.
+        """
+        walks = {number: list(_walk(plan, move)) for number, move in enumerate(MOVES)}
+        last = {number: walk[-1] for number, walk in walks.items() if walk}
+        enough = [number for number, is_enough in self._measure_all(last).items() if is_enough]
+        found = {number: last[number] for number in enough}
+        going = set(enough)
+        for step in range(max((len(walks[number]) for number in enough), default=1) - 1):
+            wave = {number: walks[number][step] for number in sorted(going) if step < len(walks[number]) - 1}
+            for number, is_enough in self._measure_all(wave).items():
+                if is_enough:
+                    found[number] = wave[number]
+                    going.discard(number)
+        return [(MOVES[number], found[number]) for number in enough]
+
+    def _measure_all(self, plans: Mapping[int, TrainingPlan]) -> dict[int, bool]:
+        """Which of them fit."""
+        sizes = self._gauge.measure(list(plans.values()))
+        return {number: size.total_bytes <= self._device_bytes for number, size in zip(plans, sizes, strict=True)}
+
+    def combine(self, plan: TrainingPlan) -> tuple[TrainingPlan, tuple[_Move, ...]] | None:
+        """As few moves as their order allows, in full; then each taken back as far as the others let it."""
+        for count in range(2, len(MOVES) + 1):
+            found = _take_all(plan, MOVES[:count], self._gauge)
+            if self._fits(found):
+                return self._take_back(plan, found, MOVES[:count])
+        return None
+
+    def _fits(self, plan: TrainingPlan) -> bool:
+        return self._gauge.measure([plan])[0].total_bytes <= self._device_bytes
+
+    def _take_back(
+        self, plan: TrainingPlan, found: TrainingPlan, moves: tuple[_Move, ...]
+    ) -> tuple[TrainingPlan, tuple[_Move, ...]]:
+        """The costliest change first: none of it if that fits, else its first step that does."""
+        kept = list(moves)
+        for move in reversed(moves):
+            without = found.model_copy(update={field: getattr(plan, field) for field in move.fields})
+            found = next(filter(self._fits, (without, *_walk(without, move))), found)
+            if found == without:
+                kept.remove(move)
+        return found, tuple(kept)
+
+
 def _walk(plan: TrainingPlan, move: _Move) -> Iterator[TrainingPlan]:
     """The plan after one step of the move, after two, and so on."""
     following = move.step(plan)
@@ -170,32 +267,10 @@ def _walk(plan: TrainingPlan, move: _Move) -> Iterator[TrainingPlan]:
         following = move.step(following)
 
 
-def _take_all(plan: TrainingPlan, moves: tuple[_Move, ...], measure: Callable[[TrainingPlan], int]) -> TrainingPlan:
-    """Each move as far as it helps: 4-bit weights, for one, take more on a CPU, where the file stays mapped."""
+def _take_all(plan: TrainingPlan, moves: tuple[_Move, ...], gauge: Gauge) -> TrainingPlan:
+    """Each move in full, if it helps: 4-bit weights, for one, take more on a CPU, where the file stays mapped."""
     for move in moves:
-        plan = min((plan, *_walk(plan, move)), key=measure)
+        candidates = [plan, *list(_walk(plan, move))[-1:]]
+        sizes = [size.total_bytes for size in gauge.measure(candidates)]
+        plan = candidates[sizes.index(min(sizes))]
     return plan
-
-
-def _combine(
-    plan: TrainingPlan, fits: Callable[[TrainingPlan], bool], measure: Callable[[TrainingPlan], int]
-) -> tuple[TrainingPlan, tuple[_Move, ...]] | None:
-    """As few moves as their order allows, in full; then each taken back as far as the others let it."""
-    for count in range(2, len(MOVES) + 1):
-        found = _take_all(plan, MOVES[:count], measure)
-        if fits(found):
-            return _take_back(plan, found, MOVES[:count], fits)
-    return None
-
-
-def _take_back(
-    plan: TrainingPlan, found: TrainingPlan, moves: tuple[_Move, ...], fits: Callable[[TrainingPlan], bool]
-) -> tuple[TrainingPlan, tuple[_Move, ...]]:
-    """The costliest change first: none of it if that fits, else its first step that does."""
-    kept = list(moves)
-    for move in reversed(moves):
-        without = found.model_copy(update={field: getattr(plan, field) for field in move.fields})
-        found = next(filter(fits, (without, *_walk(without, move))))
-        if found == without:
-            kept.remove(move)
-    return found, tuple(kept)

@@ -4,6 +4,7 @@ Loaders have followed such keys although their caller said no (CVE-2026-4372, CV
 before any loader sees the file, and again by the workers.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,12 @@ from orchestrator.domain.models import ModelFacts, TensorHeader, read_model_fact
 from orchestrator.domain.strict_json import StrictJsonError, parse_json, show_name
 
 CODE_KEYS = frozenset({"auto_map", "trust_remote_code", "custom_pipelines", "use_kernels", "kernel_config"})
+UNSHAPED_KEYS = frozenset(
+    {"_name_or_path", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype", "quantization_config"}
+)
+"""They say nothing of a model's shape: where it came from, what wrote it, its labels; a plan says its own dtype."""
+MAX_KEPT_BYTES = 256 * 1024
+"""Of a config that is kept with a registration: it is read with every job. Known ones have 1 to 40 KiB."""
 MAX_DIMENSION = 2**40
 """No width, count or length of a model comes near; larger numbers are a broken or hostile config."""
 
@@ -50,6 +57,14 @@ def find_code_key(config: Mapping[str, Any]) -> str | None:
         elif isinstance(item, list):
             stack.extend(item)
     return None
+
+
+def trim_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What of a config is kept: its shape, for the tracer. None for one that is too long, or asks for code."""
+    kept = {key: value for key, value in config.items() if key not in UNSHAPED_KEYS}
+    if find_code_key(kept) is not None or len(json.dumps(kept)) > MAX_KEPT_BYTES:
+        return None
+    return kept
 
 
 def read_facts(config: Mapping[str, Any], tensors: Iterable[TensorHeader], *, chat_template: bool) -> ModelFacts:

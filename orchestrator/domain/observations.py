@@ -114,7 +114,7 @@ def observe_attempt(job: Job, attempt: Attempt, end: AttemptEnd, *, family: str)
         predicted_bytes=None if told_bytes is None else told_bytes - breakdown.get(CALIBRATION_TERM, 0),
         told_bytes=told_bytes,
         reserved_bytes=attempt.reserved_bytes,
-        measured_bytes=_measure_bytes(attempt, runtime_bytes=breakdown.get("runtime", 0)),
+        measured_bytes=_measure_bytes(attempt, runtime_bytes=breakdown.get("context", breakdown.get("runtime", 0))),
         peak_allocated_bytes=attempt.peak_allocated_bytes,
         peak_reserved_bytes=attempt.peak_reserved_bytes,
         peak_device_bytes=attempt.peak_device_bytes,

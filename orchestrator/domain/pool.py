@@ -1,8 +1,9 @@
 """The pool as it is stored: devices, their prices, and base models."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.domain.models import ModelFacts, ModelFile, ModelSourceKind
 
@@ -46,7 +47,10 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """A registered base model. `location` is a folder, an s3:// prefix or a hub id, as `source` says."""
+    """A registered base model. `location` is a folder, an s3:// prefix or a hub id, as `source` says.
+
+    `config` is its config.json without what names code or says nothing of its shape; None when it was not kept.
+    """
 
     name: str
     source: ModelSourceKind
@@ -55,3 +59,4 @@ class BaseModel:
     facts: ModelFacts
     files: tuple[ModelFile, ...]
     created_at: datetime
+    config: Mapping[str, Any] | None = None

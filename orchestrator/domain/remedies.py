@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from orchestrator.domain.estimate import estimate_memory
 from orchestrator.domain.estimate_changes import suggest_changes
-from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.placement import DeviceKind, DeviceRoom
 from orchestrator.domain.plan import TrainingPlan
+from orchestrator.domain.pool import BaseModel
+from orchestrator.domain.sizer import ClosedFormSizer, Gauge
 from orchestrator.domain.spec import AUTO, JobShape
 
 MAX_REMEDIES = 4
@@ -78,17 +79,18 @@ def describe_shortage(short: ShortJob) -> str:
     return f"Attempt {short.attempt_number} ran out of memory {where}"
 
 
-def describe_way_out(short: ShortJob, facts: ModelFacts) -> str:
+def describe_way_out(short: ShortJob, model: BaseModel) -> str:
     """The hint when no remedy is left: the smallest change of the job with which it would fit, by what was measured.
 
     The estimate was too low by the ratio of what was used to what was predicted, so a change must fit by as much more.
     """
     largest = max((room.total_bytes for room in short.allowed if room.kind == short.kind), default=0)
     available = max(largest, short.reserved_bytes)
-    predicted = estimate_memory(short.plan, facts, short.kind).total_bytes
+    predicted = estimate_memory(short.plan, model.facts, short.kind).total_bytes
+    gauge = Gauge(sizer=ClosedFormSizer(), model=model, kind=short.kind)
     used = max(short.peak_bytes, short.reserved_bytes)
     bound = min(available * predicted // used, predicted - 1)
-    for change in suggest_changes(short.plan, facts, device_bytes=bound, kind=short.kind)[:1]:
+    for change in suggest_changes(short.plan, gauge, device_bytes=bound)[:1]:
         settings = " and ".join(f"{name} {str(value).lower()}" for name, value in change.settings.items())
         return f"The smallest change with which it should fit is {settings} ({change.effect})."
     return "It takes a device with more memory, or a smaller base model."

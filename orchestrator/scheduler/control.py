@@ -20,12 +20,13 @@ from orchestrator.scheduler.clean import Clean
 from orchestrator.scheduler.contacts import Contacts
 from orchestrator.scheduler.grants import Grants
 from orchestrator.scheduler.health import Health
+from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.launch import Launching
 from orchestrator.scheduler.lead import Lead, Leadership
 from orchestrator.scheduler.loop import Runner, connect
-from orchestrator.scheduler.orders import DescribeModel, Orders, OrderSettings
-from orchestrator.scheduler.place import Place, PriceOf
-from orchestrator.scheduler.publish import Publish, VerifyAdapter
+from orchestrator.scheduler.orders import Orders, OrderSettings
+from orchestrator.scheduler.place import Place
+from orchestrator.scheduler.publish import Publish
 from orchestrator.scheduler.reap import Reap, ReapTimes
 from orchestrator.scheduler.survey import Survey
 from orchestrator.scheduler.validate import Validate
@@ -58,15 +59,6 @@ class ControlSettings:
     retention_days: int
     work_root: str
     cache_dir: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Knowledge:
-    """What use cases know and loops need: passed in, because the two never import each other."""
-
-    describe_model: DescribeModel
-    verify_adapter: VerifyAdapter
-    price_of: PriceOf
 
 
 class ControlPlane:
@@ -180,8 +172,7 @@ class _Parts:
             self._store,
             self._objects,
             self._launcher,
-            describe_model=self._knowledge.describe_model,
-            price_of=self._knowledge.price_of,
+            knowledge=self._knowledge,
             cache_dir=self._settings.cache_dir,
             input_url_seconds=INPUT_URL_FACTOR * self._settings.presigned_seconds,
         )

@@ -1,4 +1,7 @@
-"""What a validated job will take: bytes and time on each kind of device, and money where it would run. Pure."""
+"""What a validated job will take: bytes and time on each kind of device, and money where it would run.
+
+Pure but for the sizer, which may take seconds: no transaction is open around these functions.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,16 +15,15 @@ from orchestrator.domain.estimate import (
     MemoryEstimate,
     TimeEstimate,
     calibrate_memory,
-    can_run,
-    estimate_memory,
     estimate_time,
 )
-from orchestrator.domain.estimate_changes import describe_misfit
+from orchestrator.domain.estimate_changes import Change, describe_misfit, suggest_savings
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
 from orchestrator.domain.plan import TokenReport, TrainingPlan
+from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
+from orchestrator.domain.sizer import Gauge, Sizer, footprints_of, measure_kinds
 from orchestrator.domain.spec import AUTO
 from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
 
@@ -30,16 +32,18 @@ NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True)
 class Sizing:
-    """By each kind of device that can run the plan. `home` is the device that an empty pool would give the job."""
+    """By each kind of device that can run the plan. `home` is the device that an empty pool would give the job, and
+    `savings` what would make the job smaller there."""
 
     memory: Mapping[DeviceKind, MemoryEstimate]
     time: Mapping[DeviceKind, TimeEstimate]
     home: DeviceRoom | None
     cost_usd_micros: int | None
+    savings: tuple[Change, ...]
 
     @property
     def footprints(self) -> dict[str, int]:
-        return {kind: estimate.total_bytes for kind, estimate in self.memory.items()}
+        return footprints_of(self.memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,33 +59,35 @@ class Market:
 def size_job(
     job: Job,
     plan: TrainingPlan,
-    facts: ModelFacts,
+    model: BaseModel,
     *,
     tokens: TokenReport,
     validation: TokenReport | None,
     market: Market,
+    sizer: Sizer,
 ) -> Sizing:
     """What is predicted, with the margin and the corrections that measured runs of such jobs ask for."""
-    kinds = [kind for kind in KINDS if can_run(plan, kind)]
-    learned = {kind: _learned(job, market, kind) for kind in kinds}
-    memory = {kind: calibrate_memory(estimate_memory(plan, facts, kind), learned[kind].memory_factor) for kind in kinds}
+    learned = {kind: _learned(job, market, kind) for kind in KINDS}
+    predicted = measure_kinds(plan, model, sizer=sizer, present={room.kind for room in market.rooms})
+    memory = {kind: calibrate_memory(found, learned[kind].memory_factor) for kind, found in predicted.items()}
     time = {
         kind: estimate_time(
             plan,
-            facts,
+            model.facts,
             total_tokens=tokens.total_tokens,
             rows=tokens.rows,
             kind=kind,
             validation=validation,
             corrections=learned[kind].corrections,
         )
-        for kind in kinds
+        for kind in memory
     }
-    footprints: dict[str, int] = {kind: estimate.total_bytes for kind, estimate in memory.items()}
+    footprints = footprints_of(memory)
     home = choose_device(
         [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in market.rooms], _asks(job, footprints)
     )
-    cost = None
+    cost: int | None = None
+    savings: tuple[Change, ...] = ()
     if home is not None:
         reserved = home.total_bytes if job.spec.resources.exclusive else footprints[home.kind]
         rate = Rate(
@@ -90,7 +96,8 @@ def size_job(
             device_bytes=home.total_bytes,
         )
         cost = rate.amount_usd_micros(timedelta(seconds=time[home.kind].seconds))
-    return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost)
+        savings = suggest_savings(plan, Gauge(sizer=sizer, model=model, kind=home.kind))
+    return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost, savings=savings)
 
 
 def _learned(job: Job, market: Market, kind: DeviceKind) -> Calibration:
@@ -120,6 +127,7 @@ def snapshot(sizing: Sizing, tokens: TokenReport) -> dict[str, Any]:
         "device_type": sizing.home.device_type if sizing.home else None,
         "kind": sizing.home.kind if sizing.home else None,
         "cost_usd_micros": sizing.cost_usd_micros,
+        "savings": [asdict(change) for change in sizing.savings],
         "rows": tokens.rows,
         "tokens": tokens.total_tokens,
         "trained_tokens": tokens.trained_tokens,
@@ -146,10 +154,10 @@ def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
     )
 
 
-def explain_misfit(job: Job, plan: TrainingPlan, facts: ModelFacts, *, rooms: Sequence[DeviceRoom]) -> str:
+def explain_misfit(job: Job, plan: TrainingPlan, model: BaseModel, *, rooms: Sequence[DeviceRoom], sizer: Sizer) -> str:
     """Why no device could hold the job even empty, and the nearest changes with which one could."""
     asked = job.spec.resources.device_type
     allowed = [room for room in rooms if asked in {AUTO, room.device_type}]
     if not allowed:
         return f"The pool has no device of type {asked}; it has {', '.join(sorted({r.device_type for r in rooms}))}."
-    return describe_misfit(plan, facts, allowed)
+    return describe_misfit(plan, allowed, lambda kind: Gauge(sizer=sizer, model=model, kind=kind))

@@ -22,17 +22,17 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.failures import FAILURE_RULES, FailureKind
 from orchestrator.domain.jobs import Job, JobError
-from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.observations import name_kind
 from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
+from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.protocol import FileProblem, TokenCounts, ValidationResult, ValidationSpec
 from orchestrator.domain.spec import AUTO
 from orchestrator.domain.states import JobState
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
+from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.loop import Loop
-from orchestrator.scheduler.orders import DescribeModel, remote_file
-from orchestrator.scheduler.place import PriceOf
+from orchestrator.scheduler.orders import remote_file
 from orchestrator.scheduler.rooms import read_rooms
 from orchestrator.scheduler.sentences import describe_usd
 from orchestrator.scheduler.sizing import Market, Sizing, describe_sizing, explain_misfit, size_job, snapshot
@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
     job: Job
-    facts: ModelFacts
+    model: BaseModel
     training_file: File
     validation_file: File | None
 
@@ -70,16 +70,14 @@ class Validate:
         objects: Objects,
         launcher: Launcher,
         *,
-        describe_model: DescribeModel,
-        price_of: PriceOf,
+        knowledge: Knowledge,
         cache_dir: str,
         input_url_seconds: int,
     ) -> None:
         self._store = store
         self._objects = objects
         self._launcher = launcher
-        self._describe_model = describe_model
-        self._price_of = price_of
+        self._knowledge = knowledge
         self._cache_dir = cache_dir
         self._input_url_seconds = input_url_seconds
         self._lock = threading.Lock()
@@ -123,25 +121,23 @@ class Validate:
         with self._store.read() as tx:
             return _Subject(
                 job=job,
-                facts=models.get_model(tx, job.model_name).facts,
+                model=models.get_model(tx, job.model_name),
                 training_file=files.get_file(tx, job.spec.training_file, job.team_id),
                 validation_file=files.get_file(tx, validation, job.team_id) if validation else None,
             )
 
-    def _read_market(self, job: Job, plan: TrainingPlan, facts: ModelFacts) -> Market:
+    def _read_market(self, job: Job, plan: TrainingPlan, model: BaseModel) -> Market:
         """Devices, prices and what was learned, after the files were read: that may have taken minutes."""
+        family = model.facts.model_type
         with self._store.read() as tx:
             rooms = read_rooms(tx)
-            types = {room.device_type for room in rooms}
             kinds = {
-                device_type: name_kind(
-                    plan, base_model=job.model_name, family=facts.model_type, device_type=device_type
-                )
-                for device_type in types
+                device_type: name_kind(plan, base_model=job.model_name, family=family, device_type=device_type)
+                for device_type in {room.device_type for room in rooms}
             }
             return Market(
                 rooms=rooms,
-                prices={device_type: self._price_of(tx, device_type) for device_type in types},
+                prices={device_type: self._knowledge.price_of(tx, device_type) for device_type in kinds},
                 calibrations={device_type: read_calibration(tx, kind) for device_type, kind in kinds.items()},
             )
 
@@ -150,13 +146,13 @@ class Validate:
         longest = job.spec.training.max_seq_length
         spec = ValidationSpec(
             job_id=job.job_id,
-            model=self._describe_model(job),
+            model=self._knowledge.describe_model(job),
             training_file=remote_file(self._objects, subject.training_file, "training.jsonl", seconds=seconds),
             validation_file=(
                 remote_file(self._objects, validation, "validation.jsonl", seconds=seconds) if validation else None
             ),
             max_seq_tokens=None if longest == AUTO else longest,
-            context_tokens=subject.facts.max_context_tokens,
+            context_tokens=subject.model.facts.max_context_tokens,
             cache_dir=self._cache_dir,
         )
         return self._launcher.validate(spec)
@@ -169,14 +165,15 @@ class Validate:
             raise InvalidRequestError(describe_problems(result.problems), code=first.code, param=param)
         if result.training is None:
             raise TunepoolError("The validator found no problem and counted nothing.")
-        job = subject.job
+        job, model = subject.job, subject.model
         tokens = _report_tokens(result.training, result.validation)
-        plan = resolve_plan(job.spec, subject.facts, seed=job.seed, tokens=tokens)
-        market = self._read_market(job, plan, subject.facts)
+        plan = resolve_plan(job.spec, model.facts, seed=job.seed, tokens=tokens)
+        market, sizer = self._read_market(job, plan, model), self._knowledge.sizer.session()
         validation = None if result.validation is None else TokenReport(**result.validation.model_dump())
-        sizing = size_job(job, plan, subject.facts, tokens=tokens, validation=validation, market=market)
+        sizing = size_job(job, plan, model, tokens=tokens, validation=validation, market=market, sizer=sizer)
         if market.rooms and sizing.home is None:
-            raise CannotFitError(explain_misfit(job, plan, subject.facts, rooms=market.rooms), param="resources")
+            text = explain_misfit(job, plan, model, rooms=market.rooms, sizer=sizer)
+            raise CannotFitError(text, param="resources")
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
 
     def _admit(self, job: Job, verdict: _Verdict) -> None:

@@ -6,7 +6,6 @@ exactly only after tokenizing; until then it is taken from the request, or guess
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from orchestrator.domain.artifacts import File, FileStatus
@@ -18,31 +17,26 @@ from orchestrator.domain.estimate import (
     MemoryEstimate,
     TimeEstimate,
     calibrate_memory,
-    can_run,
-    estimate_memory,
     estimate_time,
 )
-from orchestrator.domain.estimate_changes import Change, suggest_changes
+from orchestrator.domain.estimate_changes import Change, suggest_savings
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.observations import name_kind
-from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device, fits
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TokenReport, TrainingPlan, resolve_plan
 from orchestrator.domain.pool import BaseModel
-from orchestrator.domain.pricing import Rate
+from orchestrator.domain.sizer import ClosedFormSizer, Gauge, Sizer, measure_kinds
 from orchestrator.domain.spec import AUTO, EstimateSpec, JobShape, JobSpec
 from orchestrator.domain.teams import Caller
+from orchestrator.services.estimate_fits import DeviceFit, Market, Sized, fit_devices, read_market
 from orchestrator.services.parents import ResolveModel, resolve_model
-from orchestrator.services.pool import read_pool, read_price
 from orchestrator.store import files
 from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.session import ReadTx, Store
 
-Fit = Literal["now", "when_empty", "never"]
 Source = Literal["given", "guessed", "unknown"]
 BYTES_PER_TOKEN = 4
 """Of a JSONL file of English chats, keys and roles included; other languages and code take fewer."""
 TOKENS_PER_ROW = 256
-_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 LONGEST_OVER_MEAN = 3
 """Guess of the longest row from the mean one: the tail of most chat data sets is longer than that of a bell curve."""
 
@@ -59,40 +53,13 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Micro-dollars for the predicted time and for the ends of its range, at today's price."""
-
-    usd_micros: int
-    low_usd_micros: int
-    high_usd_micros: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceFit:
-    """What one type of device in the pool would do with the job.
-
-    `largest_bytes` is of the largest such device; the price is of a whole one. `changes` would make a job fit that
-    never does. Without known rows there is no `cost`.
-    """
-
-    device_type: str
-    kind: DeviceKind
-    devices: int
-    largest_bytes: int
-    usd_micros_per_hour: int
-    fit: Fit
-    needed_bytes: int | None
-    """None when this kind of device cannot run the job at all."""
-    cost: Cost | None
-    changes: tuple[Change, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class JobEstimate:
     model: str
     plan: TrainingPlan
     rows: Rows
     memory: dict[DeviceKind, MemoryEstimate]
+    savings: dict[DeviceKind, tuple[Change, ...]]
+    """What would make it smaller, by the kinds of device that the pool has; by all kinds while it has shown none."""
     time: dict[DeviceKind, TimeEstimate]
     devices: tuple[DeviceFit, ...]
     """By device type; empty in a pool that has shown none yet."""
@@ -103,6 +70,7 @@ class JobEstimate:
 class Estimates:
     store: Store
     models: ResolveModel
+    sizer: Sizer = field(default_factory=ClosedFormSizer)
     calibrations: Calibrations = field(default_factory=Calibrations)
 
     def estimate(self, caller: Caller, spec: EstimateSpec | JobSpec) -> JobEstimate:
@@ -111,52 +79,43 @@ class Estimates:
         with self.store.read() as tx:
             rows = _find_rows(_find_file(tx, caller, spec), spec, model.facts)
             described = _Described(rows=rows, validation=_describe_validation(tx, caller, spec))
+            market = read_market(tx, spec)
             plan = resolve_plan(spec, model.facts, seed=spec.seed or 0, tokens=_report(rows))
-            kinds = [kind for kind in KINDS if can_run(plan, kind)]
-            learned = self._read_learned(tx, spec, plan, model)
-            memory = {
-                kind: calibrate_memory(estimate_memory(plan, model.facts, kind), learned[kind].memory_factor)
-                for kind in kinds
-            }
-            time = {
-                kind: found
-                for kind in kinds
-                if (found := _estimate_time(plan, model.facts, described, kind=kind, learned=learned[kind]))
-            }
-            sized = _Sized(spec=spec, plan=plan, facts=model.facts, memory=memory, time=time)
-            devices = _fit_devices(tx, sized)
+            learned = self._read_learned(tx, market, plan, model)
+        sizer = self.sizer.session()
+        predicted = measure_kinds(plan, model, sizer=sizer, present=market.kinds)
+        memory = {kind: calibrate_memory(found, learned[kind].memory_factor) for kind, found in predicted.items()}
+        time = {
+            kind: found
+            for kind in memory
+            if (found := _estimate_time(plan, model.facts, described, kind=kind, learned=learned[kind]))
+        }
+        sized = Sized(spec=spec, plan=plan, model=model, memory=memory, time=time)
+        devices = fit_devices(sized, market, sizer)
         return JobEstimate(
             model=model.name,
             plan=plan,
             rows=rows,
             memory=memory,
+            savings={
+                kind: suggest_savings(plan, Gauge(sizer=sizer, model=model, kind=kind))
+                for kind in memory
+                if kind in market.kinds or not devices
+            },
             time=time,
             devices=devices,
             warnings=tuple(_warn(spec, rows, devices)),
         )
 
     def _read_learned(
-        self, tx: ReadTx, spec: EstimateSpec | JobSpec, plan: TrainingPlan, model: BaseModel
+        self, tx: ReadTx, market: Market, plan: TrainingPlan, model: BaseModel
     ) -> dict[DeviceKind, Calibration]:
         """What attempts of such jobs have taught, by kind of device, over the device types that the job may go to."""
-        asked = spec.resources.device_type
-        types = {
-            (view.room.kind, view.room.device_type) for view in read_pool(tx) if asked in {AUTO, view.room.device_type}
-        }
         found: dict[DeviceKind, list[Calibration]] = {kind: [] for kind in KINDS}
-        for kind, device_type in sorted(types):
+        for device_type, rooms in market.rooms.items():
             named = name_kind(plan, base_model=model.name, family=model.facts.model_type, device_type=device_type)
-            found[kind].append(self.calibrations.read(tx, named))
+            found[rooms[0].kind].append(self.calibrations.read(tx, named))
         return {kind: merge_calibrations(several) for kind, several in found.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sized:
-    spec: JobShape
-    plan: TrainingPlan
-    facts: ModelFacts
-    memory: dict[DeviceKind, MemoryEstimate]
-    time: dict[DeviceKind, TimeEstimate]
 
 
 def _find_file(tx: ReadTx, caller: Caller, spec: EstimateSpec | JobSpec) -> File | None:
@@ -247,70 +206,6 @@ def _estimate_time(
         validation=described.validation,
         corrections=learned.corrections,
     )
-
-
-def _fit_devices(tx: ReadTx, sized: _Sized) -> tuple[DeviceFit, ...]:
-    asked = sized.spec.resources.device_type
-    by_type: dict[str, list[DeviceRoom]] = {}
-    for view in read_pool(tx):
-        if asked in {AUTO, view.room.device_type}:
-            by_type.setdefault(view.room.device_type, []).append(view.room)
-    if not by_type and asked != AUTO and (known := sorted({view.room.device_type for view in read_pool(tx)})):
-        raise InvalidRequestError(
-            f"the pool has no device of type {asked!r}; it has {', '.join(known)}", param="resources.device_type"
-        )
-    return tuple(
-        _fit_type(sized, rooms, price=read_price(tx, device_type)) for device_type, rooms in sorted(by_type.items())
-    )
-
-
-def _fit_type(sized: _Sized, rooms: Sequence[DeviceRoom], *, price: int) -> DeviceFit:
-    """Cost is that on the device which an empty pool would give the job: the smallest that holds it."""
-    largest = max(rooms, key=lambda room: room.total_bytes)
-    kind = largest.kind
-    memory = sized.memory.get(kind)
-    job = _ask(sized)
-    emptied = [room for room in rooms if fits(room, job, room.total_bytes)]
-    fit: Fit = "never" if not emptied else "now" if choose_device(rooms, job) is not None else "when_empty"
-    home = min(emptied, key=lambda room: (room.total_bytes, room.device_id), default=None)
-    changes: tuple[Change, ...] = ()
-    if memory is not None and home is None:
-        changes = suggest_changes(sized.plan, sized.facts, device_bytes=largest.total_bytes, kind=kind)
-    return DeviceFit(
-        device_type=largest.device_type,
-        kind=kind,
-        devices=len(rooms),
-        largest_bytes=largest.total_bytes,
-        usd_micros_per_hour=price,
-        fit=fit,
-        needed_bytes=memory.total_bytes if memory else None,
-        cost=_cost(sized, home, price) if home else None,
-        changes=changes,
-    )
-
-
-def _ask(sized: _Sized) -> WaitingJob:
-    return WaitingJob(
-        job_id="",
-        priority=sized.spec.priority,
-        queued_at=_NEVER,
-        bytes_by_kind={kind: memory.total_bytes for kind, memory in sized.memory.items()},
-        device_type=None,
-        exclusive=sized.spec.resources.exclusive,
-    )
-
-
-def _cost(sized: _Sized, home: DeviceRoom, price: int) -> Cost | None:
-    time = sized.time.get(home.kind)
-    if time is None:
-        return None
-    reserved = home.total_bytes if sized.spec.resources.exclusive else sized.memory[home.kind].total_bytes
-    rate = Rate(price_usd_micros_per_hour=price, reserved_bytes=reserved, device_bytes=home.total_bytes)
-    low, middle, high = (
-        rate.amount_usd_micros(timedelta(seconds=seconds))
-        for seconds in (time.low_seconds, time.seconds, time.high_seconds)
-    )
-    return Cost(usd_micros=middle, low_usd_micros=low, high_usd_micros=high)
 
 
 def _warn(spec: JobShape, rows: Rows, devices: Sequence[DeviceFit]) -> Sequence[str]:

@@ -6,9 +6,10 @@ Refused here, before a job can name it: remote code, pickled weights, models tha
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.domain.errors import InvalidRequestError
-from orchestrator.domain.model_configs import parse_config, read_facts
+from orchestrator.domain.model_configs import parse_config, read_facts, trim_config
 from orchestrator.domain.models import ModelFacts, ModelFile, TensorHeader
 from orchestrator.domain.safetensors import (
     LENGTH_BYTES,
@@ -35,9 +36,13 @@ HEADER_GUESS_BYTES = 128 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """`files` are those that a node needs; `content_sha256` covers their names, sizes, configs and headers."""
+    """`files` are those that a node needs; `content_sha256` covers their names, sizes, configs and headers.
+
+    `config` is what of config.json is kept; see `domain.model_configs.trim_config`.
+    """
 
     facts: ModelFacts
+    config: dict[str, Any] | None
     files: tuple[ModelFile, ...]
     content_sha256: str
 
@@ -70,6 +75,7 @@ def inspect_model(reader: ModelReader, *, hash_content: bool) -> Inspected:
     )
     return Inspected(
         facts=facts,
+        config=trim_config(config),
         files=tuple(ModelFile(path=name, size_bytes=sizes[name]) for name in sorted(kept)),
         content_sha256=digest.hexdigest() if hash_content else "",
     )

@@ -2,7 +2,8 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from orchestrator.domain.artifacts import Adapter, Checkpoint, File, FilePurpose, FileStatus
 from orchestrator.domain.attempts import Attempt
@@ -12,14 +13,22 @@ from orchestrator.domain.errors import (
     IllegalTransitionError,
     InvalidRequestError,
 )
-from orchestrator.domain.estimate import estimate_footprints
+from orchestrator.domain.estimate import DeviceKind, MemoryEstimate
 from orchestrator.domain.estimate_changes import describe_misfit
 from orchestrator.domain.ids import new_job_id
 from orchestrator.domain.jobs import Event, Job, LogRecord, MetricRecord
-from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.pages import Page
-from orchestrator.domain.placement import WaitingJob, could_ever_fit
+from orchestrator.domain.placement import DeviceRoom, WaitingJob, could_ever_fit
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan, resolve_plan
+from orchestrator.domain.pool import BaseModel
+from orchestrator.domain.sizer import (
+    ClosedFormSizer,
+    Gauge,
+    Sizer,
+    footprints_of,
+    glance_at_kinds,
+    measure_kinds,
+)
 from orchestrator.domain.spec import AUTO, JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.domain.teams import Caller, Role
@@ -46,6 +55,7 @@ from orchestrator.store.jobs import JobFilter, NewJob
 from orchestrator.store.session import ReadTx, Store, WriteTx
 
 SCOPE = "POST /v1/fine_tuning/jobs"
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 HOLDS_NOTHING = frozenset({JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED})
 """States in which a job has no attempt, so that it can be moved at once."""
 
@@ -68,6 +78,7 @@ class Jobs:
     store: Store
     models: ResolveModel
     min_rows: int = 1
+    sizer: Sizer = field(default_factory=ClosedFormSizer)
 
     def create(self, caller: Caller, spec: JobSpec, *, repeat: Repeat, team: str | None = None) -> Job:
         """Accept a job. The same request again gives the first one's job (see `services.idempotency`).
@@ -87,6 +98,7 @@ class Jobs:
                 param="model",
             )
         plan = resolve_plan(spec, model.facts, seed=seed)
+        self._require_fit(spec, _smallest(spec, plan), model)
         job_id = new_job_id()
         with self.store.write() as tx:
             first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=job_id)
@@ -94,7 +106,6 @@ class Jobs:
                 return jobs.get_job(tx, first_id, caller.visible_team_id)
             team_id = _choose_team(tx, caller, team)
             self._lock_files(tx, team_id, spec)
-            require_fit(tx, spec, _smallest(spec, plan), model.facts)
             if parent is not None:
                 hold_parent(tx, parent)
             new = NewJob(
@@ -123,6 +134,25 @@ class Jobs:
             return caller.team_id
         with self.store.read() as tx:
             return _choose_team(tx, caller, team)
+
+    def _require_fit(self, spec: JobSpec, plan: TrainingPlan, model: BaseModel) -> None:
+        """Raises CannotFitError, with the nearest changes that would do, when no device could hold the job even empty.
+
+        A pool that has shown no device yet refuses nothing. What fits at a glance is not looked at twice: validation
+        measures every job. Only before a job is refused is a trace waited for, so no transaction is open.
+        """
+        with self.store.read() as tx:
+            rooms = [DeviceView(device=device, uses=()).room for device in devices.list_devices(tx)]
+        candidates = _choose_candidates(spec, rooms)
+        present = {room.kind for room in candidates}
+        glanced = glance_at_kinds(plan, model, sizer=self.sizer, kinds=present)
+        if not candidates or could_ever_fit(candidates, _ask(spec, glanced)):
+            return
+        sizer = self.sizer.session()
+        measured = measure_kinds(plan, model, sizer=sizer, present=present)
+        if not could_ever_fit(candidates, _ask(spec, measured)):
+            text = describe_misfit(plan, candidates, lambda kind: Gauge(sizer=sizer, model=model, kind=kind))
+            raise CannotFitError(text, param="resources")
 
     def _lock_files(self, tx: WriteTx, team_id: str, spec: JobSpec) -> None:
         """Hold the job's files against deletion. Raises InvalidRequestError, naming the field, for one that is not
@@ -336,28 +366,24 @@ def _require_usable(file: File, param: str) -> None:
         )
 
 
-def require_fit(tx: ReadTx, spec: JobSpec, plan: TrainingPlan, facts: ModelFacts) -> None:
-    """Raises CannotFitError, with the nearest changes that would do, when no device could hold the job even empty.
-
-    A pool that has shown no device yet refuses nothing.
-    """
-    rooms = [DeviceView(device=device, uses=()).room for device in devices.list_devices(tx)]
-    if not rooms:
-        return
+def _choose_candidates(spec: JobSpec, rooms: Sequence[DeviceRoom]) -> list[DeviceRoom]:
+    """The devices that the job may use. Raises InvalidRequestError when the pool has others only."""
     asked = spec.resources.device_type
     candidates = [room for room in rooms if asked in {AUTO, room.device_type}]
-    if not candidates:
+    if rooms and not candidates:
         kinds = ", ".join(sorted({room.device_type for room in rooms}))
         raise InvalidRequestError(
             f"the pool has no device of type {asked!r}; it has {kinds}", param="resources.device_type"
         )
-    job = WaitingJob(
+    return candidates
+
+
+def _ask(spec: JobSpec, memory: Mapping[DeviceKind, MemoryEstimate]) -> WaitingJob:
+    return WaitingJob(
         job_id="",
         priority=spec.priority,
-        queued_at=tx.now(),
-        bytes_by_kind=estimate_footprints(plan, facts),
+        queued_at=_NEVER,
+        bytes_by_kind=footprints_of(memory),
         device_type=None,
         exclusive=spec.resources.exclusive,
     )
-    if not could_ever_fit(candidates, job):
-        raise CannotFitError(describe_misfit(plan, facts, candidates), param="resources")

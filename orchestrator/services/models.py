@@ -6,10 +6,12 @@ keeps its revision.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orchestrator.domain.errors import ConflictError, HubUnavailableError, InvalidRequestError
+import structlog
+
+from orchestrator.domain.errors import ConflictError, HubUnavailableError, InvalidRequestError, UnavailableError
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.models import ModelSourceKind
 from orchestrator.domain.pool import BaseModel
@@ -35,6 +37,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,255}")
 NAMES_SHOWN = 20
 ANYWHERE = (Path("/"),)
 
+log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
@@ -45,6 +49,8 @@ class Models:
     roots: tuple[Path, ...]
     hub: Hub | None = field(default=None, repr=False)
     input_url_seconds: int
+    _read_again: set[tuple[str, str]] = field(default_factory=set, repr=False)
+    """Names and revisions whose config this process has looked for."""
 
     def add(self, caller: Caller, name: str, location: str) -> BaseModel:
         """Register a folder, an s3:// prefix of the pool's bucket, or a hub id, also @revision.
@@ -87,7 +93,7 @@ class Models:
         with self.store.read() as tx:
             known = models.find_model(tx, name)
         if known is not None:
-            return known
+            return self._with_config(known)
         folder = find_folder(name, self.roots)
         if folder is not None:
             found = _Found(kind=ModelSourceKind.PATH, location=str(folder), reader=FolderReader(folder, self.roots))
@@ -170,8 +176,28 @@ class Models:
                     facts=inspected.facts,
                     files=inspected.files,
                     created_at=tx.now(),
+                    config=inspected.config,
                 ),
             )
+
+    def _with_config(self, model: BaseModel) -> BaseModel:
+        """A model that an earlier release registered has no config. It is read again, once in the life of this process,
+        and kept if what lies there is still what was registered; a job does not depend on it."""
+        if model.config is not None or (model.name, model.revision) in self._read_again:
+            return model
+        self._read_again.add((model.name, model.revision))
+        at = f"@{model.revision}" if model.source is ModelSourceKind.HUB else ""
+        try:
+            found = self._find(model.location + at, ANYWHERE)
+            inspected = inspect_model(found.reader, hash_content=found.commit is None)
+        except (InvalidRequestError, UnavailableError) as error:
+            log.warning("config not read", model=model.name, error=error.message)
+            return model
+        if inspected.config is None or (found.commit or inspected.content_sha256) != model.revision:
+            return model
+        with self.store.write() as tx:
+            models.record_config(tx, model, inspected.config)
+        return replace(model, config=inspected.config)
 
     def _describe_search(self) -> str:
         """Where a name that is not registered was looked for, in vain."""

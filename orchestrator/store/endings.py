@@ -132,7 +132,7 @@ def _hint(tx: WriteTx, failure: Failure, short: ShortJob | None, job: Job) -> st
     model = find_model(tx, job.model_name) if short else None
     if short is None or model is None:
         return failure.rule.hint
-    return describe_way_out(short, model.facts)
+    return describe_way_out(short, model)
 
 
 def _describe(attempt: Attempt, end: AttemptEnd, move: JobMove, job: Job) -> tuple[str, Level]:

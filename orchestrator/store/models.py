@@ -1,6 +1,9 @@
 """The pool's registry of base models."""
 
-from sqlalchemy import RowMapping, delete, select
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import RowMapping, delete, select, update
 
 from orchestrator.domain.errors import NotFoundError
 from orchestrator.domain.models import ModelFacts, ModelFile, ModelSourceKind
@@ -19,12 +22,19 @@ def upsert_model(tx: WriteTx, model: BaseModel) -> BaseModel:
         "facts": model.facts.model_dump(mode="json"),
         "files": [[file.path, file.size_bytes] for file in model.files],
         "created_at": model.created_at,
+        "config": model.config,
     }
     changed = {name: value for name, value in values.items() if name not in {"name", "created_at"}}
     statement = tx.insert(base_models).values(values)
     row = tx.row(statement.on_conflict_do_update(index_elements=["name"], set_=changed).returning(base_models))
     assert row is not None
     return _model(row)
+
+
+def record_config(tx: WriteTx, model: BaseModel, config: Mapping[str, Any]) -> None:
+    """For a model that was registered without; nothing when it has another revision by now."""
+    same = (base_models.c.name == model.name) & (base_models.c.revision == model.revision)
+    tx.execute(update(base_models).where(same).values(config=config))
 
 
 def get_model(tx: ReadTx, name: str) -> BaseModel:
@@ -58,4 +68,5 @@ def _model(row: RowMapping) -> BaseModel:
         facts=ModelFacts.model_validate(row["facts"]),
         files=tuple(ModelFile(path=path, size_bytes=size) for path, size in row["files"]),
         created_at=row["created_at"],
+        config=row["config"],
     )

@@ -83,6 +83,12 @@ def test_a_job_that_can_never_fit_is_told_what_would(api_server: ApiServer, http
     (fit,) = estimate["devices"]
     assert (fit["fit"], fit["largest_bytes"]) == ("never", GIB)
     assert fit["needed_bytes"] == estimate["memory"]["cpu"]["total_bytes"] > GIB
+    memory = estimate["memory"]["cpu"]
+    assert 0 < memory["allocated_bytes"] <= memory["reserved_bytes"] <= memory["device_bytes"] <= memory["total_bytes"]
+    assert (memory["method"], memory["reason"]) == ("closed_form", "memory on cpu is not traced yet")
+    assert memory["savings"][0]["settings"] == {"training.gradient_checkpointing": True}
+    assert memory["savings"][0]["time_factor"] > 1
+    assert fit["changes"][0]["saved_bytes"] == memory["total_bytes"] - fit["changes"][0]["total_bytes"]
     changed: dict[str, Any] = {"training": dict(asked["training"])}
     for name, value in fit["changes"][0]["settings"].items():
         part, _, key = name.partition(".")

@@ -302,7 +302,12 @@ def test_an_estimate_says_where_the_job_fits_and_leaves_no_file(
     api.on("POST", "/v1/files", as_json(a_file("file-9")))
     api.on("DELETE", "/v1/files/file-9", as_json({"id": "file-9", "deleted": True}))
     rows = {"rows": 126, "tokens": 8888, "longest_row_tokens": 83, "tokens_are": "guessed", "longest_is": "guessed"}
-    memory = {"cpu": {"total_bytes": 2**31, "breakdown": {"base_weights": 2**30, "logits_and_loss": 2**30}}}
+    breakdown = {"base_weights": 2**30, "logits_and_loss": 2**30}
+    saving = {"settings": {"training.gradient_checkpointing": True}, "effect": "the same", "total_bytes": 2**30}
+    how = {"method": "closed_form", "reason": "memory on cpu is not traced yet"}
+    peaks = {"allocated_bytes": 2**29, "reserved_bytes": 2**30, "device_bytes": 2**31}
+    savings = [{**saving, "saved_bytes": 2**30, "time_factor": 1.285, "method": "closed_form"}]
+    memory = {"cpu": {"total_bytes": 2**31, "breakdown": breakdown, **peaks, **how, "savings": savings}}
     time = {"cpu": {"seconds": 70.0, "low_seconds": 20.0, "high_seconds": 476.0, "steps": 63}}
     change = {"settings": {"training.micro_batch_size": 1}, "effect": "less", "total_bytes": 2**29}
     cost = {"usd_micros": 698, "usd": "0.000698", "low_usd_micros": 201, "high_usd_micros": 4757}
@@ -316,6 +321,9 @@ def test_an_estimate_says_where_the_job_fits_and_leaves_no_file(
         "never  1m 10s (20s to 7m 56s)  $0.000698",
         "it would fit on cpu with training.micro_batch_size: 1 (512.0 MiB)",
         "logits and loss  1.0 GiB",
+        "memory on cpu (closed form: memory on cpu is not traced yet)",
+        "peak: 512.0 MiB allocated, 1.0 GiB reserved, 2.0 GiB on the device",
+        "smaller with training.gradient_checkpointing: True (1.0 GiB, -1.0 GiB, 1.28 times the computing)",
         "note: a guess",
     ):
         assert words in out

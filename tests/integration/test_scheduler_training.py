@@ -19,10 +19,12 @@ from orchestrator.domain.jobs import Job
 from orchestrator.domain.models import ModelSourceKind, TensorHeader, read_model_facts
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.protocol import ModelSource
+from orchestrator.domain.sizer import ClosedFormSizer
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.local import LocalLauncher
-from orchestrator.scheduler.control import ControlPlane, Knowledge
+from orchestrator.scheduler.control import ControlPlane
+from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.services.adapters import Adapters
 from orchestrator.services.pool import read_price
 from orchestrator.store import (
@@ -63,7 +65,10 @@ class Running:
             objects,
             launcher,
             knowledge=Knowledge(
-                describe_model=self._describe_model, verify_adapter=verifier.verify, price_of=read_price
+                describe_model=self._describe_model,
+                verify_adapter=verifier.verify,
+                price_of=read_price,
+                sizer=ClosedFormSizer(),
             ),
             settings=settings,
             on_phase=self._note,
@@ -193,8 +198,15 @@ def test_a_job_that_was_given_too_little_memory_ends_well_with_less_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "orchestrator.scheduler.sizing.estimate_memory",
-        lambda *args: MemoryEstimate(total_bytes=TOO_SMALL_BYTES, breakdown={}),
+        "orchestrator.domain.sizer.estimate_memory",
+        lambda *args: MemoryEstimate(
+            total_bytes=TOO_SMALL_BYTES,
+            breakdown={},
+            allocated_bytes=TOO_SMALL_BYTES,
+            reserved_bytes=TOO_SMALL_BYTES,
+            device_bytes=TOO_SMALL_BYTES,
+            method="closed_form",
+        ),
     )
     _register(sqlite_store, tiny_model)
     rows = make_rows(128)

@@ -1,11 +1,18 @@
 """From validating_files to queued or failed, and what is said about it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
 import pytest
 from sqlalchemy import text
 
 from orchestrator.domain.errors import HubUnavailableError, TunepoolError
+from orchestrator.domain.estimate import DeviceKind, MemoryEstimate
 from orchestrator.domain.jobs import Job
+from orchestrator.domain.plan import TrainingPlan
+from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.protocol import FileProblem, TokenCounts, ValidationResult
+from orchestrator.domain.sizer import ClosedFormSizer, Sizer
 from orchestrator.domain.states import JobState
 from orchestrator.objects.client import Objects
 from orchestrator.store import events, jobs, models
@@ -52,6 +59,57 @@ def test_a_valid_job_is_queued_with_its_plan_its_size_and_what_it_will_take(rig:
     )
     assert "of memory" in message
     assert "$" in message
+
+
+@dataclass
+class TracingSizer:
+    """Says 3 GiB for whatever is measured on a GPU, and nothing at a glance; keeps what it was asked."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def measure(self, model: BaseModel, plans: Sequence[TrainingPlan], *, kind: DeviceKind) -> list[MemoryEstimate]:
+        self.asked += [kind] * len(plans)
+        known = ClosedFormSizer("no trace here").measure(model, plans, kind=kind)
+        if kind == "cpu":
+            return list(known)
+        return [replace(one, total_bytes=3 * GIB, method="traced", reason=None) for one in known]
+
+    def glance(self, model: BaseModel, plans: Sequence[TrainingPlan], *, kind: DeviceKind) -> list[MemoryEstimate]:
+        return list(ClosedFormSizer("not traced yet").measure(model, plans, kind=kind))
+
+    def session(self) -> Sizer:
+        return self
+
+
+def test_a_job_is_sized_by_traces_on_the_kinds_that_the_pool_has(rig: Rig) -> None:
+    rig.launcher.devices.append(replace(cpu_device("node-b/cuda:0", total_bytes=8 * GIB), kind="cuda"))
+    rig.sizer = sizer = TracingSizer()
+    rig.restart()
+    rig.step("lead", "survey")
+    job = _submit(rig)
+    rig.step("validate")
+    queued = rig.job(job.job_id)
+    assert queued.footprints is not None
+    assert queued.footprints["cuda"] == 3 * GIB
+    assert queued.estimate is not None
+    memory = queued.estimate["memory"]
+    assert (memory["cuda"]["method"], memory["cuda"]["reason"]) == ("traced", None)
+    assert (memory["cpu"]["method"], memory["cpu"]["reason"]) == ("closed_form", "no trace here")
+    assert set(sizer.asked) == {"cpu", "cuda"}
+
+
+def test_nothing_is_traced_for_a_kind_that_the_pool_has_not(rig: Rig) -> None:
+    rig.sizer = sizer = TracingSizer()
+    rig.restart()
+    rig.step("lead", "survey")
+    job = _submit(rig)
+    rig.step("validate")
+    estimate = rig.job(job.job_id).estimate
+    assert estimate is not None
+    assert set(sizer.asked) == {"cpu"}
+    assert estimate["memory"]["cuda"]["reason"] == "not traced yet"
+    (saving, *_) = estimate["savings"]
+    assert saving["total_bytes"] + saving["saved_bytes"] == estimate["memory"]["cpu"]["total_bytes"]
 
 
 def test_the_validator_gets_urls_and_no_names_of_the_users(rig: Rig) -> None:

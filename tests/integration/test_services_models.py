@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from huggingface_hub import constants
+from sqlalchemy import update
 
 from orchestrator.domain.errors import (
     ConflictError,
@@ -25,9 +26,10 @@ from orchestrator.services.hub import Hub
 from orchestrator.services.models import Models
 from orchestrator.store import jobs
 from orchestrator.store.session import Store
+from orchestrator.store.tables.files import base_models
 from tests.support.callers import as_role, make_caller
 from tests.support.fake_hub import COMMIT, FakeHub, run_fake_hub
-from tests.support.model_folders import PARAMETERS, make_model_files, make_sharded_files, write_model
+from tests.support.model_folders import CONFIG, PARAMETERS, make_model_files, make_sharded_files, write_model
 from tests.support.rows import add_job
 
 
@@ -71,6 +73,57 @@ def test_a_folder_is_registered_with_its_facts(models: Models, admin: Caller, ro
     assert models.list(admin) == [model]
     source = models.source(model)
     assert (source.kind, source.path, source.revision) == ("path", str(folder), model.revision)
+
+
+def test_the_config_is_kept_without_what_says_nothing_of_the_shape(models: Models, admin: Caller, root: Path) -> None:
+    more = {"transformers_version": "5.3.0", "_name_or_path": "/home/someone/smol", "id2label": {"0": "x"}}
+    model = models.add(admin, "smol", str(write_model(root / "smol", make_model_files(**more))))
+    assert model.config == CONFIG
+    assert models.resolve("smol").config == CONFIG
+
+
+def forget_configs(store: Store) -> None:
+    """As an earlier release left its rows."""
+    with store.write() as tx:
+        tx.execute(update(base_models).values(config=None))
+
+
+def test_a_config_that_an_earlier_release_did_not_keep_is_read_when_the_model_is_used(
+    models: Models, admin: Caller, root: Path, sqlite_store: Store
+) -> None:
+    before = models.add(admin, "smol", str(write_model(root / "smol")))
+    forget_configs(sqlite_store)
+    assert models.resolve("smol") == before
+    assert models.get(admin, "smol") == before, "and kept"
+
+
+def test_the_config_of_another_revision_is_not_taken(
+    models: Models, admin: Caller, root: Path, sqlite_store: Store
+) -> None:
+    models.add(admin, "smol", str(write_model(root / "smol")))
+    forget_configs(sqlite_store)
+    write_model(root / "smol", make_model_files(num_hidden_layers=1))
+    assert models.resolve("smol").config is None
+
+
+def test_a_model_that_cannot_be_read_again_is_used_without_its_config(
+    models: Models, admin: Caller, root: Path, sqlite_store: Store
+) -> None:
+    models.add(admin, "smol", str(write_model(root / "smol")))
+    forget_configs(sqlite_store)
+    (root / "smol" / "config.json").unlink()
+    assert models.resolve("smol").config is None
+    write_model(root / "smol")
+    assert models.resolve("smol").config is None, "it is looked for once"
+
+
+def test_a_hub_model_is_read_again_at_its_commit(
+    with_hub: Models, admin: Caller, fake_hub: FakeHub, sqlite_store: Store
+) -> None:
+    fake_hub.models["org/smol"] = make_model_files()
+    before = with_hub.resolve("org/smol")
+    forget_configs(sqlite_store)
+    assert with_hub.resolve("org/smol").config == before.config == CONFIG
 
 
 def test_the_revision_of_a_folder_is_its_content(models: Models, admin: Caller, root: Path) -> None:

@@ -9,8 +9,9 @@ from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import KINDS, estimate_memory, estimate_time
 from orchestrator.domain.estimate_changes import estimate_least, suggest_changes
 from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
+from orchestrator.domain.sizer import ClosedFormSizer, Gauge
 from orchestrator.domain.spec import JobSpec
-from tests.support.plans import LLAMA_LINEARS, SMOLLM2_135M, make_plan
+from tests.support.plans import LLAMA_LINEARS, SMOLLM2_135M, make_base_model, make_plan
 
 
 def auto_or(numbers: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -139,9 +140,11 @@ def test_checkpointing_never_takes_more_memory_and_always_more_time(plan: Traini
 def test_a_suggestion_is_there_whenever_one_can_be_and_fits(plan: TrainingPlan, kind: Any, share: float) -> None:
     needed = estimate_memory(plan, SMOLLM2_135M, kind).total_bytes
     device_bytes = int(share * needed)
-    changes = suggest_changes(plan, SMOLLM2_135M, device_bytes=device_bytes, kind=kind)
-    if needed <= device_bytes or device_bytes < estimate_least(plan, SMOLLM2_135M, kind):
+    gauge = Gauge(sizer=ClosedFormSizer(), model=make_base_model(), kind=kind)
+    changes = suggest_changes(plan, gauge, device_bytes=device_bytes)
+    if needed <= device_bytes or device_bytes < estimate_least(plan, gauge):
         assert changes == ()
         return
     assert changes
     assert all(change.total_bytes <= device_bytes for change in changes)
+    assert all(change.total_bytes + change.saved_bytes == needed for change in changes)

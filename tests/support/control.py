@@ -22,10 +22,12 @@ from orchestrator.domain.protocol import (
     StoredFile,
     Succeeded,
 )
+from orchestrator.domain.sizer import ClosedFormSizer, Sizer
 from orchestrator.domain.states import JobState
 from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import attempt_prefix
-from orchestrator.scheduler.control import ControlPlane, ControlSettings, Knowledge
+from orchestrator.scheduler.control import ControlPlane, ControlSettings
+from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.resume import Manifest
 from orchestrator.store import attempts, jobs, models
 from orchestrator.store.session import Store
@@ -96,6 +98,7 @@ class Rig:
         self.clock = FakeClock()
         self.settings = replace(SETTINGS, **settings)
         self.verify: Callable[[Job, Attempt, Succeeded], Adapter | Failure] = accept_adapter
+        self.sizer: Sizer = ClosedFormSizer()
         self.plane = self.build()
 
     def build(self, **settings: Any) -> ControlPlane:
@@ -107,6 +110,7 @@ class Rig:
                 describe_model=describe_model,
                 verify_adapter=self._verify,
                 price_of=lambda tx, device_type: PRICE_USD_MICROS_PER_HOUR,
+                sizer=self.sizer,
             ),
             settings=replace(self.settings, **settings),
             clock=self.clock,

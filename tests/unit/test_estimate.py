@@ -10,12 +10,12 @@ from orchestrator.domain.estimate import (
     KINDS,
     DeviceKind,
     can_run,
-    estimate_footprints,
     estimate_memory,
 )
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.plan import TrainingPlan
-from tests.support.plans import LLAMA2_7B, SMOLLM2_135M, llama_facts, make_plan
+from orchestrator.domain.sizer import ClosedFormSizer, glance_at_kinds
+from tests.support.plans import LLAMA2_7B, SMOLLM2_135M, llama_facts, make_base_model, make_plan
 
 MIB = 2**20
 GIB = 2**30
@@ -198,10 +198,11 @@ def test_qlora_of_a_7b_model_fits_where_its_16_bit_form_does_not() -> None:
 
 
 def test_plans_that_need_cuda_have_no_footprint_on_cpu() -> None:
-    assert set(estimate_footprints(make_plan(), SMOLLM2_135M)) == {"cpu", "cuda"}
+    model = make_base_model()
+    assert set(glance_at_kinds(make_plan(), model, sizer=ClosedFormSizer(), kinds=KINDS)) == {"cpu", "cuda"}
     for changes in ({"optimizer": "adamw_8bit"}, {"optimizer": "paged_adamw_8bit"}, {"compute_dtype": "float16"}):
         plan: TrainingPlan = make_plan(**changes)
-        assert set(estimate_footprints(plan, SMOLLM2_135M)) == {"cuda"}
+        assert set(glance_at_kinds(plan, model, sizer=ClosedFormSizer(), kinds=KINDS)) == {"cuda"}
         assert not can_run(plan, "cpu")
 
 

@@ -15,7 +15,14 @@ from tests.support.facts import NOW, START, make_attempt, make_job
 from tests.support.launchers import GIB
 from tests.support.plans import make_plan
 
-RAW = MemoryEstimate(total_bytes=4 * GIB, breakdown={"base_weights": 3 * GIB, "runtime": GIB})
+RAW = MemoryEstimate(
+    total_bytes=4 * GIB,
+    breakdown={"base_weights": 3 * GIB, "runtime": GIB},
+    allocated_bytes=3 * GIB,
+    reserved_bytes=3 * GIB,
+    device_bytes=4 * GIB,
+    method="closed_form",
+)
 TIME = {"seconds": 300.0, "steps": 10, "evaluations": 4, "uncalibrated": {"training": 100.0, "evaluating": 8.0}}
 
 

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.domain.placement import DeviceKind, DeviceRoom
 from orchestrator.domain.remedies import MAX_REMEDIES, ShortJob, choose_remedy, describe_way_out
 from orchestrator.domain.spec import JobShape
-from tests.support.plans import SMOLLM2_135M, make_plan
+from tests.support.plans import make_base_model, make_plan
 
 GIB = 2**30
 
@@ -146,8 +146,10 @@ def test_another_kind_of_device_comes_last_and_only_when_it_is_there_and_allowed
 def test_the_way_out_fits_by_what_was_measured_and_not_by_what_was_predicted() -> None:
     plan = make_plan(micro_batch_rows=1, gradient_checkpointing=True, max_seq_tokens=4096)
     job = short(plan=plan, rooms=[room(2 * GIB)], peak_bytes=int(2.1 * GIB))
-    assert "with which it should fit is training.max_seq_length" in describe_way_out(job, SMOLLM2_135M)
+    assert "with which it should fit is training.max_seq_length" in describe_way_out(job, make_base_model())
     hopeless = short(plan=make_plan(micro_batch_rows=1, gradient_checkpointing=True, max_seq_tokens=64), **{
         "rooms": [room(GIB // 2)], "reserved_bytes": GIB // 2, "peak_bytes": 8 * GIB,
     })  # fmt: skip
-    assert describe_way_out(hopeless, SMOLLM2_135M) == "It takes a device with more memory, or a smaller base model."
+    assert (
+        describe_way_out(hopeless, make_base_model()) == "It takes a device with more memory, or a smaller base model."
+    )

@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from orchestrator import wiring
 from orchestrator.__main__ import build_launcher
+from orchestrator.domain.sizer import ClosedFormSizer
 from orchestrator.runtime.local import LocalLauncher
 from orchestrator.runtime.ray import RayLauncher
+from orchestrator.runtime.sizer import TracedSizer
 from orchestrator.settings import Settings
 
 HEAVY = {"torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets"}
@@ -58,6 +61,18 @@ def test_everything_is_built_without_asking_anyone(tmp_path: Path) -> None:
     ]
     assert not plane.leadership.is_leading()
     services.close()
+
+
+def test_estimates_are_traced_unless_the_settings_say_no_and_nothing_is_started(tmp_path: Path) -> None:
+    before = threading.active_count()
+    traced = wiring.build_services(_settings(tmp_path, estimator_wait_seconds=3))
+    plain = wiring.build_services(_settings(tmp_path, estimator="closed_form"))
+    assert isinstance(traced.jobs.sizer, TracedSizer)
+    assert (traced.jobs.sizer.tracer, traced.jobs.sizer.wait_seconds) == (traced.tracer, 3)
+    assert (plain.tracer, plain.estimates.sizer) == (None, ClosedFormSizer("TUNEPOOL_ESTIMATOR is closed_form"))
+    assert threading.active_count() == before
+    for services in (traced, plain):
+        services.close()
 
 
 def test_each_start_has_another_owner() -> None:

@@ -71,5 +71,6 @@ base_models = Table(
     Column("facts", Json, nullable=False),
     Column("files", Json, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("config", Json),
     one_of("source", ModelSourceKind),
 )
