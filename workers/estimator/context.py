@@ -1,4 +1,4 @@
-"""What a CUDA process takes beside its tensors: each constant with its source. None is fitted to a measured run."""
+"""What a CUDA process takes beside its tensors: each constant with its source."""
 
 from workers.estimator.tracker import Born
 
@@ -10,7 +10,8 @@ counts as allocated (aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspa
 CONTEXT_BYTES = 2_000_000_000
 """The context and the loaded kernels: the upper end of the 1 to 2 GB that transformers' documentation gives ("Model
 training anatomy", where nvidia-smi shows 1343 MB for a single number). It depends on device, driver and version, none
-of which a request names; too little would say 'fits' for what dies."""
+of which a request names; too little would say 'fits' for what dies. (1343 MB left one published nvidia-smi figure 4 %
+above the prediction.)"""
 USUAL_DEVICE_BYTES = 84_987_740_160
 """79.15 GiB, what torch reports as the memory of an 80 GB A100 or H100. Near its limit the allocator gives back what it
 holds without need, so a peak close to it is played again on a device of this size."""
