@@ -1,9 +1,8 @@
 """Ports of the embedded stack, all on loopback: those that people meet are fixed, and moved only when taken."""
 
 import fcntl
+import random
 import socket
-from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -16,6 +15,10 @@ S3_PORT = 8333
 RAY_PORT = 6399
 NEAR = 20
 """One above Redis's well-known neighbourhood, so that a Redis at 6379 (Ray's own default) is no obstacle."""
+BLOCK = 20
+INNER = range(20_000, 32_000, BLOCK)
+"""Blocks for ports that nobody meets, by their first port, which is claimed for all. Linux gives outgoing connections
+ports from 32768 on: one of those could be lost between our choice and the server's start, or while it restarts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ def choose_ports(claims: Claims, *, api_port: int | None, weed_count: int) -> Po
         raise StackError(f"port {api_port} is taken; give another one with --port, or leave it out")
     api = api_port if api_port is not None else _prefer(API_PORT, claims)
     s3, ray = _prefer(S3_PORT, claims), _prefer(RAY_PORT, claims)
-    return Ports(api=api, s3=s3, ray=ray, weed=free_ports(weed_count, besides=(api, s3, ray)))
+    return Ports(api=api, s3=s3, ray=ray, weed=free_ports(weed_count, claims))
 
 
 def is_free(port: int) -> bool:
@@ -77,18 +80,13 @@ def _prefer(port: int, claims: Claims) -> int:
     for near in range(port, port + NEAR):
         if claims.take(near):
             return near
-    return free_ports(1)[0]
+    return free_ports(1, claims)[0]
 
 
-def free_ports(count: int, *, besides: Iterable[int] = ()) -> tuple[int, ...]:
-    """Ports that the kernel gives out, all different; held open together while they are picked."""
-    taken = set(besides)
-    found: list[int] = []
-    with ExitStack() as open_sockets:
-        while len(found) < count:
-            probe = open_sockets.enter_context(socket.socket())
-            probe.bind((HOST, 0))
-            port = probe.getsockname()[1]
-            if port not in taken:
-                found.append(port)
-    return tuple(found)
+def free_ports(count: int, claims: Claims) -> tuple[int, ...]:
+    """At most BLOCK neighbours, all free now, in a block that is ours alone. Raises StackError when there is none."""
+    for first in random.sample(INNER, len(INNER)):
+        ports = tuple(range(first, first + count))
+        if claims.take(first) and all(map(is_free, ports)):
+            return ports
+    raise StackError(f"no {count} free ports between {INNER.start} and {INNER.stop}")

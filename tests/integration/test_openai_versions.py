@@ -1,45 +1,31 @@
-"""The older majors of the openai client, each in an environment of its own, through one script of every call."""
+"""The newest openai client and the last of each older line through every call, while scripted workers train."""
 
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.openai_versions import MODELS, OLDER, environment_with, run_contract
 from tests.support.servers import ApiServer
 from tests.support.trainers import working
 
-SCRIPT = Path(__file__).resolve().parents[1] / "support" / "openai_script.py"
+
+@pytest.fixture
+def server(api_server: ApiServer, tiny_model: Path) -> Iterator[ApiServer]:
+    """With both models, and workers for its jobs."""
+    known = {model.name for model in api_server.services.models.list(api_server.admin)}
+    for name in set(MODELS) - known:
+        api_server.services.models.add(api_server.admin, name, str(tiny_model))
+    with working(api_server):
+        yield api_server
 
 
-def _run_script(server: ApiServer, python: str, tiny_model: Path, folder: Path) -> str:
-    server.services.models.add(server.admin, "org/tiny", str(tiny_model))
-    with working(server):
-        done = subprocess.run(
-            [python, str(SCRIPT), server.url, server.admin_key],
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(folder)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-        )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_the_newest_client_passes_the_script(api_server: ApiServer, tiny_model: Path, tmp_path: Path) -> None:
-    assert _run_script(api_server, sys.executable, tiny_model, tmp_path).startswith("3.")
+def test_the_newest_client(server: ApiServer, tmp_path: Path) -> None:
+    assert run_contract(Path(sys.executable), server.url, server.admin_key, tmp_path).startswith("3.")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["1.109.1", "2.54.0"])
-def test_an_older_client_passes_the_script(
-    api_server: ApiServer, tiny_model: Path, tmp_path: Path, version: str
-) -> None:
-    environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, capture_output=True)
-    python = str(environment / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"openai=={version}"]
-    subprocess.run(install, check=True, capture_output=True)
-    assert _run_script(api_server, python, tiny_model, tmp_path) == version
+@pytest.mark.parametrize("version", OLDER)
+def test_an_older_client(server: ApiServer, tmp_path: Path, version: str) -> None:
+    assert run_contract(environment_with(version), server.url, server.admin_key, tmp_path) == version

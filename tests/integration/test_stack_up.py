@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,26 @@ def assert_all_gone(known: list[psutil.Process], folder: Path) -> None:
     assert not is_locked(open_folder(folder))
 
 
+@contextmanager
+def run_foreground(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A stack at a terminal that is no terminal, and what it printed until it was ready."""
+    command = [sys.executable, "-m", "api.cli.main", "up", "--data-dir", str(folder), "--cpu-memory-gib", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        said = ""
+        while "tunepool submit" not in said:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            said += line
+        yield process, said
+    finally:
+        process.kill()
+        process.communicate()
+        processes.kill_leftovers(processes.mark_of(load_secrets(open_folder(folder)).stack_id, folder))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Longer than a socket's path may be, as real folders are."""
@@ -55,20 +76,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def foreground(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A stack at a terminal that is no terminal, and what it printed until it was ready."""
-    command = [sys.executable, "-m", "api.cli.main", "up", "--data-dir", str(folder), "--cpu-memory-gib", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    said = ""
-    while "tunepool submit" not in said:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        said += line
-    yield process, said
-    process.kill()
-    process.communicate()
-    processes.kill_leftovers(processes.mark_of(load_secrets(open_folder(folder)).stack_id, folder))
+    """One stack for all tests that leave it running."""
+    with run_foreground(folder) as running:
+        yield running
 
 
 def test_the_first_start_shows_the_key_once_and_keeps_it_private(
@@ -118,17 +128,18 @@ def test_everything_listens_on_loopback_only(foreground: tuple[subprocess.Popen[
     assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
-def test_ctrl_c_ends_it_in_order_with_nothing_left(foreground: tuple[subprocess.Popen[str], str], folder: Path) -> None:
-    process, _ = foreground
-    known = marked(folder)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+def test_it_ends_in_order_at_ctrl_c_and_without_a_trace_at_kill_9(tmp_path: Path) -> None:
+    """One folder, two starts: only the first shows the key."""
+    folder = tmp_path / "data"
+    with run_foreground(folder) as (process, said):
+        known = marked(folder)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert len(KEY.findall(said)) == 1
     assert process.returncode == 0, errors
     assert_all_gone(known, folder)
     assert tunepool(folder, "status").returncode == 5
 
-
-def test_a_later_start_shows_no_key_and_a_kill_9_leaves_nothing(folder: Path) -> None:
     done = tunepool(folder, "up", "--detach", "--cpu-memory-gib", "2")
     assert done.returncode == 0, done.stderr
     assert KEY.findall(done.stdout) == []

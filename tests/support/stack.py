@@ -111,14 +111,18 @@ def training_processes(attempt_id: str) -> list[psutil.Process]:
 
 
 @contextmanager
-def run_stack(folder: Path, *, lease_seconds: int = 60, torch_threads: int | None = 1) -> Iterator[RunningStack]:
+def run_stack(
+    folder: Path, *, lease_seconds: int = 60, torch_threads: int | None = 1, database_url: str = ""
+) -> Iterator[RunningStack]:
     """A stack on the folder. At the end nothing of it may be left running.
 
     Tiny models train fastest on one thread, above all beside other tests; None leaves torch its default.
+    `database_url` is empty for SQLite in the folder.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNEPOOL_LEADER_LEASE_SECONDS", "3")
         patch.setenv("TUNEPOOL_ATTEMPT_LEASE_SECONDS", str(lease_seconds))
+        patch.setenv("TUNEPOOL_DATABASE_URL", database_url)
         if torch_threads is not None:
             patch.setenv("OMP_NUM_THREADS", str(torch_threads))
         status = control.start_detached(Options(data_dir=folder, cpu_memory_gib=POOL_GIB), lambda _status: None)

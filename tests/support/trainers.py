@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.models import LinearGroup
 from orchestrator.domain.plan import TrainingPlan
-from orchestrator.domain.protocol import CheckpointStored, Phase, StoredFile, Succeeded
+from orchestrator.domain.protocol import CheckpointStored, Phase, Stopped, StoredFile, Succeeded
 from orchestrator.objects.client import Objects
 from tests.support.adapters import PEFT_CONFIG
 from tests.support.control import training_reports, upload_checkpoint
@@ -78,7 +78,8 @@ class Trainer:
 
 
 class Workers(threading.Thread):
-    """Steps the loops, and lets attempts of jobs with metadata train to their end, with one checkpoint on the way."""
+    """Steps the loops, lets attempts of jobs with metadata train to their end, with one checkpoint on the way, and
+    ends the others when they are asked to stop."""
 
     def __init__(self, server: ApiServer) -> None:
         super().__init__(name="workers")
@@ -97,7 +98,9 @@ class Workers(threading.Thread):
         self._server.step()
         for worker in list(self._server.launcher.workers.values()):
             job_id = worker.launch.spec.job_id
-            if worker.alive and self._server.services.jobs.get(self._server.admin, job_id).spec.metadata:
+            if worker.alive and worker.stops:
+                worker.report(Stopped(reason=worker.stops[-1].reason, step=0))
+            elif worker.alive and self._server.services.jobs.get(self._server.admin, job_id).spec.metadata:
                 trainer = Trainer(self._server, job_id)
                 trainer.train(1, 2)
                 trainer.save(2)
@@ -112,7 +115,7 @@ class Workers(threading.Thread):
 
 @contextmanager
 def working(server: ApiServer) -> Iterator[None]:
-    """Jobs with metadata are worked off while the block runs."""
+    """Jobs with metadata are worked off while the block runs; others run until they are asked to stop."""
     workers = Workers(server)
     workers.start()
     try:

@@ -24,7 +24,7 @@ from api.stack.folder import (
     write_private,
 )
 from api.stack.parts import API, BOOTSTRAP, OBJECTS, RAY, SCHEDULER, Layout, build_parts
-from api.stack.ports import Claims, Ports, choose_ports, free_ports, is_free
+from api.stack.ports import Claims, Ports, choose_ports, free_ports
 from api.stack.state import PartStatus, StackStatus, find_last_status, find_status, write_status
 from api.stack.supervisor import choose_delay_seconds
 
@@ -124,10 +124,26 @@ def test_a_link_folder_that_others_may_write_is_refused(tmp_path: Path, monkeypa
         short_path(tmp_path / ("deep" * 40), longest=len(str(tmp_path)) + 40)
 
 
-def test_free_ports_are_all_different() -> None:
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
-    assert all(is_free(port) for port in ports)
+def test_no_outgoing_connection_and_no_other_stack_can_take_a_free_port(claims: Claims) -> None:
+    """Neither between the choice and the server's start, nor while the server restarts."""
+    first_of_outgoing = 32_768
+    chosen = [free_ports(7, claims) for _ in range(30)]
+    ports = {port for block in chosen for port in block}
+    assert len(ports) == 30 * 7
+    assert max(ports) < first_of_outgoing
+    other = Claims()
+    assert not any(other.take(block[0]) for block in chosen)
+    other.release()
+
+
+def test_a_block_with_a_taken_port_is_passed_over(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        taken = server.getsockname()[1]
+        monkeypatch.setattr("api.stack.ports.INNER", range(taken - 1, taken, 20))
+        with pytest.raises(StackError, match="no 2 free ports"):
+            free_ports(2, claims)
 
 
 def test_a_taken_port_that_was_asked_for_is_refused(claims: Claims) -> None:
@@ -150,7 +166,8 @@ def test_a_taken_default_port_gives_way_to_a_free_one(claims: Claims, monkeypatc
 
 
 def test_a_port_that_another_stack_claimed_is_left_alone(claims: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
-    (port,) = free_ports(1)
+    (port,) = free_ports(1, claims)
+    claims.release()
     monkeypatch.setattr("api.stack.ports.S3_PORT", port)
     other = Claims()
     assert choose_ports(other, api_port=None, weed_count=1).s3 == port
