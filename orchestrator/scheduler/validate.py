@@ -15,6 +15,7 @@ import structlog
 from orchestrator.domain.artifacts import File
 from orchestrator.domain.errors import (
     CannotFitError,
+    IllegalTransitionError,
     InvalidRequestError,
     NotFoundError,
     TunepoolError,
@@ -186,6 +187,7 @@ class Validate:
             "phase": None,
         }
         with self._store.write() as tx:
+            _lock_unchecked(tx, job.job_id)
             self._warn_of_cost(tx, job, verdict.sizing)
             jobs.apply_job_transition(
                 tx,
@@ -219,6 +221,7 @@ class Validate:
 
     def _fail(self, job: Job, error: JobError) -> None:
         with self._store.write() as tx:
+            _lock_unchecked(tx, job.job_id)
             jobs.apply_job_transition(
                 tx,
                 job.job_id,
@@ -228,6 +231,14 @@ class Validate:
                 data={"code": error.code, "param": error.param},
                 changes={"error": error},
             )
+
+
+def _lock_unchecked(tx: WriteTx, job_id: str) -> None:
+    """Raises IllegalTransitionError when the job was checked meanwhile, by another pass or control plane: it may
+    run by now, and from there it could be queued or failed as well, with its attempt left behind."""
+    state = jobs.lock_job(tx, job_id).state
+    if state is not JobState.VALIDATING_FILES:
+        raise IllegalTransitionError(f"The job is {state}; its files are checked no more.")
 
 
 def describe_problems(problems: Sequence[FileProblem]) -> str:

@@ -17,8 +17,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 BUSY_SECONDS = 30
 STATEMENT_SECONDS = 30
 LOCK_SECONDS = 5
-IDLE_SECONDS = 30
 """Starting figures from River and Slurm's practice (reliability study, section 10)."""
+IDLE_SECONDS = 10
+"""Our transactions last milliseconds; one that is idle for longer is a frozen process's. Its locks keep the next leader
+out, so this adds to the leader's lease until another takes over."""
 PING_AFTER_SECONDS = 1.0
 _USED_AT = "used_at"
 SQLITE_CACHE_KIB = 16 * 1024

@@ -19,6 +19,7 @@ import pytest
 from api.client import Tunepool
 from api.client.results import Job
 from orchestrator.store import leader
+from orchestrator.store.engines import IDLE_SECONDS
 from orchestrator.store.session import Store
 from tests.e2e.jobs import MODEL, make_spec, write_rows
 from tests.support.stack import RunningStack, run_stack, training_processes, wait_final, wait_for, wait_step
@@ -26,6 +27,8 @@ from tests.support.stack import RunningStack, run_stack, training_processes, wai
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 JOBS = 4
 STEPS = 300
+TAKEOVER_SECONDS = 3 + IDLE_SECONDS + 30
+"""The lease; a transaction that froze with its process keeps its locks for IDLE_SECONDS; and machines may be slow."""
 STEPS_UNDER_A_LEADER = 20
 """So many steps, of all jobs together, are stored before the next change."""
 
@@ -50,7 +53,7 @@ class Planes:
         process = psutil.Process(pid)
         process.send_signal(signal.SIGSTOP)
         try:
-            wait_for(lambda: True if self.leader_pid() != pid else None, "another leader", seconds=30)
+            wait_for(lambda: True if self.leader_pid() != pid else None, "another leader", seconds=TAKEOVER_SECONDS)
             yield
         finally:
             process.send_signal(signal.SIGCONT)

@@ -262,3 +262,23 @@ def test_a_job_too_dear_for_its_limit_is_queued_with_a_warning(rig: Rig) -> None
     with rig.store.read() as tx:
         (warning,) = [e for e in events.list_events(tx, job.job_id).items if e.level == "warn"]
     assert "is over max_cost_usd, $0.000001" in warning.message
+
+
+@pytest.mark.parametrize("is_valid", [True, False])
+def test_a_verdict_that_comes_late_leaves_a_running_job_alone(rig: Rig, is_valid: bool) -> None:
+    """Another control plane checked and placed the job while this one was frozen in its own check."""
+    job = _submit(rig)
+    if not is_valid:
+        problem = FileProblem(param="training_file", line=1, code="row_too_long", message="the row is too long")
+        rig.launcher.validation = ValidationResult(training=None, validation=None, problems=(problem,))
+
+    def overtake(call: str) -> None:
+        if call == "validate":
+            with rig.store.write() as tx:
+                jobs.apply_job_transition(tx, job.job_id, JobState.QUEUED, message="queued")
+                jobs.apply_job_transition(tx, job.job_id, JobState.RUNNING, message="running")
+
+    rig.launcher.before = overtake
+    rig.step("validate")
+    assert rig.job(job.job_id).state is JobState.RUNNING
+    assert _last_message(rig, job) == "running"

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from orchestrator.domain.errors import ConflictError, InvalidRequestError, NotFoundError, StoreUnavailableError
-from orchestrator.store import engines, events, files, jobs, teams, writers
+from orchestrator.store import engines, events, files, jobs, leader, teams, writers
 from orchestrator.store.session import Store
 from tests.support import rows
 from tests.support.postgres import PostgresServer
@@ -281,7 +281,7 @@ def test_postgres_limits_are_set(postgres_store: Store) -> None:
     with postgres_store.write() as tx:
         shown = [tx.scalar(text(f"SHOW {name}")) for name in ("statement_timeout", "lock_timeout")]
         assert shown == ["30s", "5s"]
-        assert tx.scalar(text("SHOW idle_in_transaction_session_timeout")) == "30s"
+        assert tx.scalar(text("SHOW idle_in_transaction_session_timeout")) == "10s"
         assert tx.scalar(text("SHOW transaction_isolation")) == "read committed"
 
 
@@ -302,3 +302,27 @@ def test_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
         for store in stores:
             store.close()
         assert results == [None] * len(stores)
+
+
+def test_a_frozen_leaders_transaction_does_not_keep_the_next_leader_out(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still with the scheduler's lock in its hands; PostgreSQL ends it, well before others stop waiting."""
+    monkeypatch.setattr(engines, "IDLE_SECONDS", 1)
+    frozen, other = Store(postgres_url), Store(postgres_url)
+
+    def freeze_while_another_takes_over() -> None:
+        with frozen.write() as tx:
+            tx.lock_scheduler()
+            with other.write() as later:
+                later.lock_scheduler()
+                assert leader.claim_leadership(later, owner="other", lease_seconds=5)
+
+    with pytest.raises(StoreUnavailableError):
+        freeze_while_another_takes_over()
+    with other.read() as reader:
+        found = leader.find_leader(reader)
+    assert found is not None
+    assert found.owner == "other"
+    frozen.close()
+    other.close()
