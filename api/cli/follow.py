@@ -3,10 +3,13 @@
 The job is looked at once a second; a control plane that restarts meanwhile is waited for.
 """
 
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import FrameType
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -174,6 +177,29 @@ def describe(job: Job, outlook: Outlook) -> str:
     return "  ".join([state_of(job), *figures_of(job, outlook)])
 
 
+class Interrupted:
+    """Ctrl-C raises as ever, and is remembered: a library may swallow what is raised in the middle of it."""
+
+    def __init__(self) -> None:
+        self._pressed = False
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():  # the only one that Python tells of signals
+            self._before = signal.signal(signal.SIGINT, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._pressed = True
+        signal.default_int_handler(number, frame)
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt when Ctrl-C was pressed and nothing came of it."""
+        if self._pressed:
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
 def follow_job(client: Tunepool, job_id: str, view: View, *, poll_seconds: float = POLL_SECONDS) -> tuple[Job, Outlook]:
     """Show a job until it is over; returns its end. The view is closed in any case.
 
@@ -183,6 +209,7 @@ def follow_job(client: Tunepool, job_id: str, view: View, *, poll_seconds: float
     last_event: str | None = None
     last_metric: str | None = None
     last_heard = time.monotonic()
+    interrupted = Interrupted()
     try:
         while True:
             try:
@@ -202,6 +229,8 @@ def follow_job(client: Tunepool, job_id: str, view: View, *, poll_seconds: float
                 if time.monotonic() - last_heard > PATIENCE_SECONDS:
                     raise
                 view.trouble(error)
+            interrupted.check()
             time.sleep(poll_seconds)
     finally:
+        interrupted.close()
         view.close()

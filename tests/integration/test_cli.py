@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import stamina
 
+from api.cli.follow import SilentView, follow_job
 from api.cli.main import main
+from api.client.results import Event
+from api.client.tunepool import Tunepool as Client
 from api.stack.folder import Lock, open_folder, write_private
 from tests.support.stub_api import StubApi, as_error, as_json, as_list, as_stream
 
@@ -420,6 +424,19 @@ def test_ctrl_c_leaves_the_job_alone_and_says_so(api: StubApi) -> None:
     assert "tunepool show ftjob-1 --follow" in err
     assert "tunepool cancel ftjob-1" in err
     assert all(asked.method == "GET" for asked in api.asked)
+
+
+def test_ctrl_c_that_a_library_swallows_still_ends_the_looking(api: StubApi) -> None:
+    class Swallowing(SilentView):
+        def event(self, event: Event) -> None:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+    serve_followed(api, "running")
+    before = signal.getsignal(signal.SIGINT)
+    with Client() as client, pytest.raises(KeyboardInterrupt):
+        follow_job(client, "ftjob-1", Swallowing())
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_closed_pipe_is_no_traceback(api: StubApi) -> None:
