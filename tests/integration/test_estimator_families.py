@@ -52,7 +52,7 @@ def _record(request: Request, *, whole: bool) -> tuple[Recording, Plan]:
     return stretch(record_steps(build_model(request, shrink_config(config, plan)), request), plan), plan
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way == "qlora" else pytest.mark.slow) for way in WAYS])
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_a_family_is_stretched_exactly(family: str, way: str) -> None:
     request = Request.model_validate(make_request(family, **WAYS[way]))
