@@ -19,7 +19,8 @@ from tests.e2e.jobs import MODEL, make_spec, write_rows
 from tests.support.models import build_tiny_model, real_model_folder
 from tests.support.stack import RunningStack, run_stack, wait_final
 
-STEPS = 60
+STEPS = 120
+FIRST_STEPS = 5
 SETTLE_SECONDS = 15
 """Memory is read so long after the stack is ready, when start-up garbage is gone."""
 
@@ -64,17 +65,17 @@ def _first_steps(client: Tunepool, file_id: str, model: str) -> None:
     rows = []
     for label in ("cold (nothing cached)", "warm", "warm again"):
         submitted = time.time()
-        job = client.jobs.create(**make_spec(client, file_id, steps=STEPS))
+        job = client.jobs.create(**make_spec(client, file_id, steps=FIRST_STEPS))
         assert wait_final(client, job.id, seconds=600).status == "succeeded"
         first = min(point.at for point in client.jobs.metrics(job.id) if "train_loss" in point.values)
-        queued = next(e.created_at for e in client.jobs.events(job.id) if "queue" in e.message.lower())
+        queued = next(e.created_at for e in client.jobs.events(job.id) if (e.data or {}).get("state") == "queued")
         rows.append([label, f"{first - submitted:.1f} s", f"{queued - submitted:.0f} s"])
     print_table(f"Submit to first step, {model}", ["run", "first step after", "of it until queued"], rows)
 
 
 def _log_latency(client: Tunepool, file_id: str, model: str) -> None:
     """Journal entry to reader, over Ray, the database and server-sent events: metrics of a running job."""
-    job = client.jobs.create(**make_spec(client, file_id, steps=STEPS * 5))
+    job = client.jobs.create(**make_spec(client, file_id, steps=STEPS))
     seen: list[float] = []
 
     def follow() -> None:
