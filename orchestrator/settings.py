@@ -27,7 +27,9 @@ class Settings(BaseSettings):
 
     database_url: str = ""
     """Empty for SQLite in the data folder; otherwise a postgresql:// URL."""
-    database_connections: int = Field(default=20, ge=2, le=200)
+    database_connections: int = Field(default=12, ge=2, le=200)
+    """Threads of the API are as many. Of 8, 12 and 20, measured with 16 clients on two cores, 12 takes over 200
+    submissions a second on both engines; more threads wait for one another."""
 
     s3_endpoint: str = ""
     s3_public_endpoint: str = ""
