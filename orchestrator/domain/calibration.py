@@ -25,7 +25,8 @@ HEADROOM = 1.02
 RUNS_TO_RAISE = 0.5
 RUNS_TO_LOWER = 4.0
 """Observations at which a level is half believed: soon when it asks for more memory, late when it asks for less."""
-LOWEST_FACTOR, HIGHEST_FACTOR = 0.75, 2.0
+LOWEST_FACTOR, HIGHEST_FACTOR = 1.0, 2.0
+"""Never less than what was predicted: runs of short rows say nothing of the longest that their plan allows."""
 RAISE_PER_FAILURE = 0.1
 """A run out of memory says only that more was needed: the factor rises by at least this, times the share of such."""
 FEWEST_STEPS = 5

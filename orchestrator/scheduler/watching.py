@@ -121,7 +121,10 @@ def _decide_attempt_end(seen: Seen, digest: Digest) -> AttemptEnd | None:
         return decide_end(digest.outcome)
     if not is_finished(seen.answer):
         return None
-    peak = max(seen.attempt.peak_device_bytes, digest.peak.device_bytes if digest.peak else 0)
+    if seen.attempt.device_kind == "cuda":  # where the device's figure holds what others have there too
+        peak = max(seen.attempt.peak_reserved_bytes, digest.peak.reserved_bytes if digest.peak else 0)
+    else:
+        peak = max(seen.attempt.peak_device_bytes, digest.peak.device_bytes if digest.peak else 0)
     return decide_silent_end(
         seen.answer.exit_code,
         stop_reason=seen.attempt.stop_reason,

@@ -5,7 +5,7 @@ file are swept later, when no job can need them any more.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from orchestrator.domain.artifacts import File, FilePurpose, FileStatus
@@ -18,7 +18,7 @@ from orchestrator.objects.client import Objects
 from orchestrator.objects.layout import file_key
 from orchestrator.objects.writer import WrittenObject
 from orchestrator.services import idempotency
-from orchestrator.services.idempotency import UNMARKED, Marks
+from orchestrator.services.idempotency import UNMARKED, Marks, Repeat
 from orchestrator.services.teams import require_member
 from orchestrator.store import files
 from orchestrator.store.session import Store, WriteTx
@@ -85,7 +85,7 @@ class Files:
         try:
             with self.store.write() as tx:
                 repeat = marks.of(said)
-                first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=dataset.file_id)
+                first_id = _claim_file(tx, caller, repeat, dataset.file_id)
                 if first_id is None:
                     return insert_dataset(
                         tx, dataset, filename=filename, purpose=accepted, expires_after_seconds=seconds
@@ -156,6 +156,17 @@ def store_dataset(objects: Objects, team_id: str, chunks: Iterable[bytes], *, ma
             validator.feed(chunk)
         report = validator.finish()
         return StoredDataset(file_id=file_id, team_id=team_id, written=writer.finish(), report=report)
+
+
+def _claim_file(tx: WriteTx, caller: Caller, repeat: Repeat, file_id: str) -> str | None:
+    """None when the request is new; else the id of the file that the first one made.
+
+    A file that was deleted since was answered: what says the same without a key is another wish for one.
+    """
+    first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=file_id)
+    if first_id is None or repeat.key is not None or files.find_file(tx, first_id, caller.team_id) is not None:
+        return first_id
+    return idempotency.claim(tx, caller, scope=SCOPE, repeat=replace(repeat, retries=0), object_id=file_id)
 
 
 def insert_dataset(

@@ -107,15 +107,9 @@ def _event_data(attempt: Attempt, failure: Failure | None, move: JobMove) -> dic
 def _job_changes(tx: WriteTx, move: JobMove, job: Job, short: ShortJob | None) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if move.remedy is not None:
-        unpredicted = {
-            **(job.estimate or {}),
-            "memory": {},
-        }  # what was said of another plan teaches nothing of this one
-        changes |= {
-            "plan": move.remedy.plan,
-            "footprints": dict(move.remedy.footprints),
-            "estimate": unpredicted,
-        }
+        changes |= {"plan": move.remedy.plan, "footprints": dict(move.remedy.footprints)}
+        if move.remedy.plan != job.plan and job.estimate is not None:
+            changes["estimate"] = _forget_plan(job.estimate)
     if move.state is JobState.FAILED:
         assert move.failure is not None, "a job fails because an attempt failed"
         message = f"{move.failure.message.rstrip()} {_hint(tx, move.failure, short, job)}"
@@ -125,6 +119,12 @@ def _job_changes(tx: WriteTx, move: JobMove, job: Job, short: ShortJob | None) -
     if move.state is JobState.QUEUED:
         changes["not_before_at"] = tx.now() + timedelta(seconds=move.delay_seconds)
     return changes
+
+
+def _forget_plan(estimate: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what was predicted of a plan that is trained no more: compared with another's run it teaches nothing."""
+    times = {kind: {**time, "uncalibrated": {}} for kind, time in (estimate.get("time") or {}).items()}
+    return {**estimate, "memory": {}, "time": times, "savings": []}
 
 
 def _hint(tx: WriteTx, failure: Failure, short: ShortJob | None, job: Job) -> str:

@@ -22,6 +22,7 @@ from orchestrator.domain.teams import Caller, Role
 from orchestrator.objects.client import Objects
 from orchestrator.objects.writer import PART_BYTES
 from orchestrator.services.files import Files, clean_filename
+from orchestrator.services.idempotency import Marks
 from orchestrator.store import files as file_rows
 from orchestrator.store import jobs
 from orchestrator.store.session import Store
@@ -177,6 +178,15 @@ def test_a_deleted_file_is_gone_at_once_and_its_bytes_later(
     assert objects.head(file.object_key) is not None
     with sqlite_store.read() as tx:
         assert [left.file_id for left in file_rows.list_expired_or_deleted(tx, 10)] == [file.file_id]
+
+
+def test_a_retry_after_the_same_file_was_deleted_brings_it_again(files: Files, caller: Caller) -> None:
+    first = _create(files, caller)
+    files.delete(caller, first)
+    again = _create(files, caller, marks=Marks(retries=1))
+    assert again != first
+    assert files.get(caller, again).file_id == again
+    assert _create(files, caller, marks=Marks(retries=1)) == again
 
 
 def test_a_file_in_use_stays_until_the_job_ends(files: Files, caller: Caller, sqlite_store: Store) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.protocol import Entry, LogLine, Pulled, Stopped, Succeeded
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import AttemptState
 from orchestrator.scheduler.limits import RunLimit, Spent
 from orchestrator.scheduler.watching import OUTCOME_PATIENCE_SECONDS, Seen, decide_news, decide_stop
 from tests.support.facts import NOW, START, make_attempt, make_job
-from tests.support.launchers import AnyReport
+from tests.support.launchers import GIB, AnyReport
 
 SUCCESS = Succeeded(key_prefix="p/", files=(), step=3, trained_tokens=9, metrics={}, lineage={})
 LINE = LogLine(stream="stdout", text="a")
@@ -138,3 +139,24 @@ def test_who_is_asked_to_stop_why_and_how_fast(
 def test_a_process_that_is_gone_is_not_asked_to_stop() -> None:
     seen = _seen(_answer(alive=False, more=True), job=make_job(cancel_requested_at=NOW))
     assert all(news.stop is None for news in decide_news([seen]))
+
+
+@pytest.mark.parametrize(
+    ("device_type", "own_bytes", "failure"),
+    [("nvidia-rtx-4090", GIB, FailureKind.LOST), ("nvidia-rtx-4090", 9 * GIB, FailureKind.OUT_OF_MEMORY)],
+)
+def test_a_kill_on_a_shared_gpu_is_judged_by_what_the_process_had_itself(
+    device_type: str, own_bytes: int, failure: FailureKind
+) -> None:
+    """The device's figure counts the neighbours too."""
+    attempt = make_attempt(
+        device_id="node-1/cuda:0",
+        device_type=device_type,
+        reserved_bytes=8 * GIB,
+        peak_reserved_bytes=own_bytes,
+        peak_device_bytes=20 * GIB,
+    )
+    (news,) = decide_news([_seen(_answer(alive=False, exit_code=-9), attempt=attempt)])
+    assert news.end is not None
+    assert news.end.failure is not None
+    assert news.end.failure.kind is failure

@@ -17,6 +17,8 @@ _OPTIMIZERS = {
 _CUDA_ONLY = frozenset({"adamw_8bit", "paged_adamw_8bit"})
 """bitsandbytes keeps 8-bit states in CUDA memory, and pages them by CUDA's unified memory."""
 FLOAT32_BYTES = 4
+FEWEST_PAGED_VALUES = 100_000
+"""States of smaller tensors are not paged (bitsandbytes 0.50, `Optimizer2State.get_state_buffer`)."""
 _SCHEDULERS = frozenset({"linear", "cosine", "constant", "constant_with_warmup"})
 
 
@@ -42,10 +44,12 @@ def optimizer_arguments(plan: TrainingPlan, kind: Literal["cpu", "cuda"]) -> dic
 
 
 def state_bytes(plan: TrainingPlan, weight: torch.Tensor) -> int:
-    """What the optimizer keeps for a trained weight after the first step, in bytes; paged states count in full."""
+    """What the optimizer keeps for a trained weight after the first step, in bytes of the device."""
     match plan.optimizer:
         case "adamw":
             return 2 * weight.nbytes
+        case "paged_adamw_8bit" if weight.numel() >= FEWEST_PAGED_VALUES:
+            return 0
         case "adamw_8bit" | "paged_adamw_8bit":
             return 2 * weight.numel()
         case "adafactor":
