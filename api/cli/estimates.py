@@ -1,5 +1,6 @@
 """How an estimate is shown: where the job would fit, what it would take there, and what the memory is made of."""
 
+import json
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -73,8 +74,8 @@ def _say_method(memory: PredictedMemory) -> str:
 
 
 def _say_change(change: Change) -> str:
-    """'training.gradient_checkpointing: True (3.2 GiB, -9.3 GiB, 1.28 times the computing)'."""
-    settings = ", ".join(f"{name}: {value}" for name, value in change.settings.items())
+    """'training.gradient_checkpointing: true (3.2 GiB, -9.3 GiB, 1.28 times the computing)', as a job file has it."""
+    settings = ", ".join(f"{name}: {json.dumps(value)}" for name, value in change.settings.items())
     sizes = [say_bytes(change.total_bytes)]
     if change.saved_bytes is not None:
         sizes.append(f"-{say_bytes(change.saved_bytes)}")

@@ -327,7 +327,7 @@ def test_an_estimate_says_where_the_job_fits_and_leaves_no_file(
         "logits and loss  1.0 GiB",
         "memory on cpu (closed form: memory on cpu is not traced yet)",
         "peak: 512.0 MiB allocated, 1.0 GiB reserved, 2.0 GiB on the device",
-        "smaller with training.gradient_checkpointing: True (1.0 GiB, -1.0 GiB, 1.28 times the computing)",
+        "smaller with training.gradient_checkpointing: true (1.0 GiB, -1.0 GiB, 1.28 times the computing)",
         "note: a guess",
     ):
         assert words in out
