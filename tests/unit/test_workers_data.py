@@ -11,7 +11,7 @@ from tests.support.training import make_plan, make_rows, write_rows
 from workers.builders.data import Collator, build_dataset, build_packed_dataset, choose_bins, load_rows
 from workers.builders.loss import can_compute_directly, compute_labelled_loss
 from workers.builders.model import check_plan
-from workers.builders.optimizer import optimizer_arguments
+from workers.builders.optimizer import FEWEST_PAGED_VALUES, optimizer_arguments, state_bytes
 from workers.builders.rows import IGNORED_LABEL
 from workers.failures import BadDataError, UserError
 
@@ -151,3 +151,10 @@ def test_combinations_that_cannot_work_are_refused(changes: dict[str, str], devi
     with pytest.raises(UserError, match=words):
         check_plan(make_plan(**changes), device)
     check_plan(make_plan(), device)
+
+
+@pytest.mark.parametrize(("optimizer", "large"), [("adamw_8bit", 2 * FEWEST_PAGED_VALUES), ("paged_adamw_8bit", 0)])
+def test_the_probe_makes_room_only_for_states_that_live_on_the_device(optimizer: str, large: int) -> None:
+    plan = make_plan(optimizer=optimizer)
+    assert state_bytes(plan, torch.empty(FEWEST_PAGED_VALUES, device="meta")) == large
+    assert state_bytes(plan, torch.empty(FEWEST_PAGED_VALUES - 1, device="meta")) == 2 * (FEWEST_PAGED_VALUES - 1)

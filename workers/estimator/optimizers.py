@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import Adafactor
 
+from workers.builders.optimizer import FEWEST_PAGED_VALUES
 from workers.estimator.build import DTYPES
 from workers.estimator.request import Request
 from workers.estimator.tracker import Tracker
@@ -19,8 +20,6 @@ BLOCK_8BIT = 256
 """Values that share a scale in bitsandbytes' 8-bit states."""
 SMALLEST_8BIT = 4096
 """Tensors with fewer values keep float32 states (bitsandbytes' min_8bit_size)."""
-SMALLEST_PAGED = 100_000
-"""Smaller states are not paged (bitsandbytes, Optimizer8bit.get_state_buffer)."""
 _LIKE_PARAMETERS = frozenset({"adamw_fused", "adagrad", "rmsprop"})
 """Torch's own, whose states have the parameters' dtype."""
 _MOMENTS = {"adamw": 2, "lion": 1, "adagrad": 1, "rmsprop": 1}
@@ -49,7 +48,7 @@ class StateOptimizer:
             return
         with self._tracker.counting_as("optimizer"):
             for parameter in self._parameters:
-                if self._paged and parameter.numel() >= SMALLEST_PAGED:
+                if self._paged and parameter.numel() >= FEWEST_PAGED_VALUES:
                     continue
                 self._tracker.owner = self._owners[id(parameter)]
                 self._states.extend(self._make(parameter))
