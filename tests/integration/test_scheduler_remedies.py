@@ -49,6 +49,16 @@ def story(rig: Rig, job: Job) -> list[str]:
         return [event.message for event in events.list_events(tx, job.job_id, limit=100, descending=False).items]
 
 
+def test_what_was_predicted_of_a_plan_goes_with_it(rig: Rig) -> None:
+    """Compared with another plan's run it would teach what is not so."""
+    time = {"cpu": {"seconds": 9.0, "uncalibrated": {"training": 8.0}}}
+    estimate = {"memory": {"cpu": {"total_bytes": GIB}}, "time": time, "savings": [{"effect": "less"}], "rows": 3}
+    job = add_ready_job(rig.store, estimate=estimate, **BATCH)
+    waiting = run_out(rig, start(rig, job))
+    left = {"cpu": {"seconds": 9.0, "uncalibrated": {}}}
+    assert waiting.estimate == {"memory": {}, "time": left, "savings": [], "rows": 3}
+
+
 def test_the_next_attempt_has_a_smaller_micro_batch_and_goes_on_from_the_checkpoint(rig: Rig) -> None:
     job = add_ready_job(rig.store, **BATCH)
     attempt = start(rig, job)

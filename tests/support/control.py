@@ -168,12 +168,12 @@ def register_model(store: Store) -> None:
         )
 
 
-def add_ready_job(store: Store, *, needs_bytes: int = GIB, **spec: Any) -> Job:
+def add_ready_job(store: Store, *, needs_bytes: int = GIB, estimate: dict[str, Any] | None = None, **spec: Any) -> Job:
     """A job as validation leaves it: queued, with a plan, 15 steps long."""
     with store.write() as tx:
         job = add_job(tx, **spec)
         plan = resolve_plan(job.spec, FACTS, seed=job.seed, tokens=TOKENS)
-        changes = {"plan": plan, "footprints": {"cpu": needs_bytes}, "estimate": {}, "total_steps": 15}
+        changes = {"plan": plan, "footprints": {"cpu": needs_bytes}, "estimate": estimate or {}, "total_steps": 15}
         return jobs.apply_job_transition(tx, job.job_id, JobState.QUEUED, message="Valid.", changes=changes)
 
 
