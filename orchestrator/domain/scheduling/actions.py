@@ -1,0 +1,70 @@
+"""What the scheduler decides. Every action names its reason, because somebody waits or loses work for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.domain.scheduling.facts import Footprint, Hold, Pin
+
+
+class WaitCode(StrEnum):
+    """Why a job waits: stable, shown to people and programs. A job has exactly one, the first that holds it back."""
+
+    HELD = "held"
+    NOT_BEFORE = "not_before"
+    ARRAY_LIMIT = "array_limit"
+    NO_DEVICE = "no_device_fits"
+    OVER_CEILING = "over_ceiling"
+    OVER_BUDGET = "over_budget"
+    PREEMPTING = "waits_for_preempted"
+    PINNED = "waits_for_pinned_devices"
+    BEHIND = "behind_other_jobs"
+    NO_ROOM = "waits_for_room"
+
+
+class PreemptionRule(StrEnum):
+    RECLAIM = "reclaim"
+    CLASS = "class"
+    FAIRNESS = "fairness"
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """Start the job now, all its replicas, one per hold. `rate_micros` is what it adds to its team's share."""
+
+    job_id: str
+    footprint: Footprint
+    holds: tuple[Hold, ...]
+    rate_micros: int
+    is_borrowing: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preempt:
+    """Stop the victim, whole, with a checkpoint, within `grace_seconds`; its bytes are locked to `for_job_id`."""
+
+    job_id: str
+    rule: PreemptionRule
+    for_job_id: str | None
+    grace_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wait:
+    """Why this job does not start now. `facts` fill the sentence: device ids, team names, amounts, moments."""
+
+    job_id: str
+    code: WaitCode
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """One pass. `pins` replaces all earlier pins. Waits are worked out on demand (`Planner.explain`), since a hundred
+    thousand jobs may wait."""
+
+    starts: tuple[Start, ...]
+    preemptions: tuple[Preempt, ...]
+    pins: tuple[Pin, ...]
