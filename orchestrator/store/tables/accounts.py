@@ -1,10 +1,10 @@
-"""Teams, their keys, and the answers that a repeated request gets again."""
+"""Teams, their keys, who changed what, and the answers that a repeated request gets again."""
 
-from sqlalchemy import Column, ForeignKey, Index, Table
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Table
 
 from orchestrator.domain.teams import Role
-from orchestrator.store.columns import Moment, Str
-from orchestrator.store.tables.conventions import metadata, one_of
+from orchestrator.store.columns import Json, Moment, Str
+from orchestrator.store.tables.conventions import RowId, metadata, one_of
 
 teams = Table(
     "teams",
@@ -12,6 +12,14 @@ teams = Table(
     Column("team_id", Str, primary_key=True),
     Column("name", Str, nullable=False, unique=True),
     Column("created_at", Moment, nullable=False),
+    Column("guarantee_micros", BigInteger, nullable=False, server_default="0"),
+    Column("ceiling_micros", BigInteger),
+    Column("weight_millis", BigInteger, nullable=False, server_default="1000"),
+    Column("budget_usd_micros", BigInteger),
+    Column("budget_period", Str, nullable=False, server_default="month"),
+    Column("when_exhausted", Str, nullable=False, server_default="wait"),
+    Column("usage", Float, nullable=False, server_default="0"),
+    Column("usage_at", Moment),
 )
 
 api_keys = Table(
@@ -40,4 +48,18 @@ idempotency_records = Table(
     Column("created_at", Moment, nullable=False, index=True),
     Column("object_id", Str, nullable=False),
     Index("ix_idempotency_records_fingerprint", "key_id", "scope", "fingerprint", "created_at"),
+)
+
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("audit_id", RowId, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("key_id", Str, nullable=False),
+    Column("team_id", Str, nullable=False),
+    Column("action", Str, nullable=False),
+    Column("subject", Str, nullable=False),
+    Column("data", Json),
+    Index("ix_audit_entries_team", "team_id", "audit_id"),
+    sqlite_autoincrement=True,
 )

@@ -5,6 +5,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -17,7 +18,21 @@ from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.store.columns import Json, Moment, Str
 from orchestrator.store.tables.conventions import RowId, metadata, one_of, sql_list
 
+_HOLDS_MONEY = text("held_usd_micros > 0")
 _UNFINISHED = text(f"state NOT IN ({sql_list(FINAL_JOB_STATES)})")
+
+job_arrays = Table(
+    "job_arrays",
+    metadata,
+    Column("array_id", Str, primary_key=True),
+    Column("team_id", Str, ForeignKey("teams.team_id"), nullable=False),
+    Column("created_by", Str, nullable=False),
+    Column("name", Str, nullable=False),
+    Column("max_parallel", Integer),
+    Column("created_at", Moment, nullable=False),
+    CheckConstraint("max_parallel IS NULL OR max_parallel >= 1", name="max_parallel"),
+    Index("ix_job_arrays_listing", "team_id", "created_at", "array_id"),
+)
 
 jobs = Table(
     "jobs",
@@ -59,6 +74,13 @@ jobs = Table(
     Column("model_revision", Str),
     Column("parent_id", Str),
     Column("parent", Json),
+    Column("priority_class", Str, nullable=False, server_default="normal"),
+    Column("rank", Float),
+    Column("held_at", Moment),
+    Column("array_id", Str),
+    Column("preemptions", Json),
+    Column("alternatives", Json),
+    Column("held_usd_micros", BigInteger, nullable=False, server_default="0"),
     one_of("state", JobState),
     CheckConstraint(
         f"(finished_at IS NOT NULL) = (state IN ({sql_list(FINAL_JOB_STATES)}))", name="finished_means_final"
@@ -82,6 +104,8 @@ jobs = Table(
     Index("ix_jobs_training_file", "training_file", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
     Index("ix_jobs_validation_file", "validation_file", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
     Index("ix_jobs_parent_id", "parent_id", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
+    Index("ix_jobs_array_id", "array_id"),
+    Index("ix_jobs_held_usd", "team_id", sqlite_where=_HOLDS_MONEY, postgresql_where=_HOLDS_MONEY),
 )
 
 job_metadata = Table(

@@ -30,6 +30,15 @@ devices = Table(
     one_of("kind", ("cpu", "cuda")),
 )
 
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node_name", Str, primary_key=True),
+    Column("cordoned_at", Moment),
+    Column("drain_requested_at", Moment),
+    CheckConstraint("drain_requested_at IS NULL OR cordoned_at IS NOT NULL", name="drain"),
+)
+
 leadership = Table(
     "leadership",
     metadata,
