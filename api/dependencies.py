@@ -25,6 +25,7 @@ from orchestrator.services import (
     keys,
     models,
     pool,
+    queue,
     tail,
     teams,
     uploads,
@@ -82,6 +83,7 @@ Jobs = Annotated[jobs.Jobs, Depends(_service("jobs"))]
 Keys = Annotated[keys.Keys, Depends(_service("keys"))]
 Models = Annotated[models.Models, Depends(_service("models"))]
 Pool = Annotated[pool.Pool, Depends(_service("pool"))]
+Queue = Annotated[queue.Queue, Depends(_service("queue"))]
 Tail = Annotated[tail.Tail, Depends(_service("tail"))]
 Teams = Annotated[teams.Teams, Depends(_service("teams"))]
 Uploads = Annotated[uploads.Uploads, Depends(_service("uploads"))]

@@ -33,6 +33,7 @@ from orchestrator.services.jobs import Jobs
 from orchestrator.services.keys import Keys
 from orchestrator.services.models import Models
 from orchestrator.services.pool import Pool, read_price
+from orchestrator.services.queue import Queue
 from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
@@ -60,6 +61,7 @@ class Services:
     keys: Keys
     models: Models
     pool: Pool
+    queue: Queue
     tail: Tail
     teams: Teams
     uploads: Uploads
@@ -135,6 +137,7 @@ def build_services(settings: Settings) -> Services:
         keys=Keys(store),
         models=models,
         pool=Pool(store),
+        queue=Queue(store),
         tail=Tail(store, poll_seconds=settings.poll_seconds),
         teams=Teams(store),
         uploads=Uploads(store=store, objects=objects, max_upload_bytes=settings.max_upload_bytes),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, files, jobs, pool, stack, teams
+from api.cli import accuracy, adapters, files, jobs, pool, queue, stack, teams
 from api.cli.exits import CommandError, code_of, tell
 from api.client.errors import ClientError
 from api.stack.errors import StackError
@@ -39,6 +39,9 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (JOBS, "cancel", jobs.cancel),
     (JOBS, "pause", jobs.pause),
     (JOBS, "resume", jobs.resume),
+    (JOBS, "hold", queue.hold),
+    (JOBS, "release", queue.release),
+    (JOBS, "change", queue.change),
     (RESULTS, "adapters", adapters.adapters),
     (RESULTS, "pull", adapters.pull),
     (POOL, "pool", pool.pool),

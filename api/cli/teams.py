@@ -1,16 +1,19 @@
 """Commands about teams and API keys."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from api.cli.connection import JsonOption, connect
-from api.cli.output import print_table, say_moment, show
-from api.client.results import Key
+from api.cli.exits import CommandError
+from api.cli.output import print_facts, print_table, say_moment, show
+from api.client.accounts import Key, Team
 
 keys_app = typer.Typer(help="API keys: list, create, revoke.")
-teams_app = typer.Typer(help="Teams: list, create.")
+teams_app = typer.Typer(help="Teams: list, create, set their terms.")
+NONE = "none"
+"""Takes a ceiling or a budget away."""
 
 SECONDS_PER_DAY = 86_400
 
@@ -64,11 +67,11 @@ def teams_default(context: typer.Context, as_json: JsonOption = False) -> None:
 
 @teams_app.command("list")
 def list_teams(as_json: JsonOption = False) -> None:
-    """List teams."""
+    """List teams: what each was promised, uses now, and has left of its budget."""
     with connect() as client:
         found = client.teams.list()
-        rows = [(team.id, team.name, say_moment(team.created_at)) for team in found]
-        columns = ("TEAM", "NAME", "CREATED")
+        rows = [_team_row(team) for team in found]
+        columns = ("TEAM", "GUARANTEE ", "CEILING ", "WEIGHT ", "RUNNING ", "BUDGET ", "LEFT ", "ENDS")
         show(found, as_json=as_json, draw=lambda console: print_table(console, columns, rows, none="no teams yet"))
 
 
@@ -78,6 +81,66 @@ def create_team(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: J
     with connect() as client:
         made = client.teams.create(name=name)
         show(made, as_json=as_json, draw=lambda console: console.print(f"{made.id}  {made.name}"))
+
+
+@teams_app.command("set")
+def set_terms(
+    team: Annotated[str, typer.Argument(metavar="TEAM", help="A team's name or id.")],
+    *,
+    guarantee: Annotated[float | None, typer.Option(min=0, help="Devices it gets whenever it asks.")] = None,
+    ceiling: Annotated[str | None, typer.Option(help="The most devices it may use, or 'none'.")] = None,
+    weight: Annotated[float | None, typer.Option(min=0.001, help="Its share of what is borrowed.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Dollars in each period, or 'none'.")] = None,
+    period: Annotated[str | None, typer.Option(help="Of the budget: day, week or month.")] = None,
+    when_exhausted: Annotated[
+        str | None, typer.Option(help="What jobs do when the budget is used up: wait, or run as idle.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change what a team is promised; what is not given stays. Admins only."""
+    given: dict[str, Any] = {
+        "guarantee_devices": guarantee,
+        "weight": weight,
+        "budget_period": period,
+        "when_exhausted": when_exhausted,
+    }
+    terms: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if ceiling is not None:
+        terms["ceiling_devices"] = None if ceiling == NONE else _number(ceiling, "--ceiling")
+    if budget is not None:
+        terms["budget_usd"] = None if budget == NONE else budget
+    if not terms:
+        raise CommandError("nothing to change: give at least one option, such as --guarantee 2")
+    with connect() as client:
+        done = client.teams.set_terms(team, **terms)
+        show(done, as_json=as_json, draw=lambda console: print_facts(console, _team_facts(done)))
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise CommandError(f"{option}: {text!r} is neither a number nor 'none'") from None
+
+
+def _team_row(team: Team) -> tuple[str, ...]:
+    budget = team.budget
+    return (
+        team.name,
+        f"{team.guarantee_devices:g}",
+        "-" if team.ceiling_devices is None else f"{team.ceiling_devices:g}",
+        f"{team.weight:g}",
+        f"{team.running_devices:.2f}",
+        "-" if team.budget_usd is None else f"${float(team.budget_usd):,.2f}/{team.budget_period}",
+        "-" if budget is None or budget.left_usd is None else f"${float(budget.left_usd):,.2f}",
+        "-" if budget is None or budget.budget_usd is None else say_moment(budget.period_ends_at),
+    )
+
+
+def _team_facts(team: Team) -> list[tuple[str, str]]:
+    columns = ("team", "guarantee", "ceiling", "weight", "running", "budget", "left", "period ends")
+    facts = list(zip(columns, _team_row(team), strict=True))
+    return [*facts, *(("warning", text) for text in team.warnings)]
 
 
 def _draw_new(console: Console, key: Key) -> None:

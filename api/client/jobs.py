@@ -27,8 +27,22 @@ class JobFields(TypedDict, total=False):
     training: Mapping[str, Any]
     resources: Mapping[str, Any]
     priority: int
+    priority_class: str
     max_cost_usd: str | None
     team: str | None
+
+
+class ChangeFields(TypedDict, total=False):
+    """As in the API's documentation."""
+
+    priority: int
+    priority_class: str
+    held: bool
+    before: str
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    device_type: str
+    flexible: bool
 
 
 class EstimateFields(JobFields, total=False):
@@ -67,6 +81,10 @@ class Jobs:
 
     def resume(self, job_id: str) -> Job:
         return Job.model_validate(self._transport.post(f"{JOBS}/{job_id}/resume"))
+
+    def change(self, job_id: str, **changes: Unpack[ChangeFields]) -> Job:
+        """Change how a job waits: its priority, class, hold, order or size; what is not given stays."""
+        return Job.model_validate(self._transport.patch(f"{JOBS}/{job_id}", changes))
 
     def events(self, job_id: str, *, follow: bool = False, after: str | None = None) -> Iterator[Event]:
         """Events, oldest first; with `follow` until the job is over."""

@@ -5,7 +5,7 @@ Fields that a newer server adds are kept, as attributes and in `model_dump()`; s
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -104,6 +104,10 @@ class Job(Result):
     estimate: dict[str, Any] | None = None
     adapter_id: str | None = None
     priority: int = 0
+    priority_class: str = "normal"
+    held: bool = False
+    array_id: str | None = None
+    preemptions: int = 0
     max_cost_usd: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -369,26 +373,6 @@ class Accuracy(Result):
     memory: PredictionErrors
     memory_uncalibrated: PredictionErrors
     time: PredictionErrors
-
-
-class Team(Result):
-    id: str
-    name: str
-    created_at: int
-
-
-class Key(Result):
-    """`secret` is there once: in the answer to its creation."""
-
-    id: str
-    name: str
-    role: Literal["viewer", "member", "admin"] | str
-    prefix: str
-    created_at: int
-    expires_at: int | None = None
-    revoked_at: int | None = None
-    last_used_at: int | None = None
-    secret: str | None = None
 
 
 class Deleted(Result):

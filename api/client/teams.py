@@ -1,11 +1,26 @@
 """Teams and API keys."""
 
-from api.client.results import Deleted, Key, Team
+from collections.abc import Iterator
+from typing import TypedDict, Unpack
+
+from api.client.accounts import AuditEntry, Key, Team
+from api.client.results import Deleted
 from api.client.tail import read_pages
 from api.client.transport import Transport
 
 TEAMS = "/v1/teams"
 KEYS = "/v1/keys"
+
+
+class TermFields(TypedDict, total=False):
+    """As in the API's documentation; None takes a ceiling or a budget away."""
+
+    guarantee_devices: float
+    ceiling_devices: float | None
+    weight: float
+    budget_usd: str | None
+    budget_period: str
+    when_exhausted: str
 
 
 class Teams:
@@ -18,6 +33,14 @@ class Teams:
     def create(self, *, name: str) -> Team:
         """Admins only."""
         return Team.model_validate(self._transport.post(TEAMS, {"name": name}))
+
+    def set_terms(self, team: str, **terms: Unpack[TermFields]) -> Team:
+        """Change what a team, by name or id, is promised; what is not given stays. Admins only."""
+        return Team.model_validate(self._transport.patch(f"{TEAMS}/{team}", terms))
+
+    def audit(self) -> Iterator[AuditEntry]:
+        """What was changed by hand, newest first."""
+        return read_pages(self._transport, "/v1/audit", AuditEntry, {"limit": 100})
 
 
 class Keys:

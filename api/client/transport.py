@@ -55,6 +55,9 @@ class Transport:
         """`idempotency_key` makes repeats of this call known; the repeats within it always are."""
         return self._json("POST", path, body=body, idempotency_key=idempotency_key or str(uuid.uuid4()))
 
+    def patch(self, path: str, body: Body) -> Any:
+        return self._json("PATCH", path, body=body)
+
     def delete(self, path: str) -> Any:
         return self._json("DELETE", path)
 

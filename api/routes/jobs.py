@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter
 
-from api.dependencies import After, Id, Jobs, MetadataFilter, PageLimit, Reader, Repeats, Writer
+from api.dependencies import After, Id, Jobs, MetadataFilter, PageLimit, Queue, Reader, Repeats, Writer
 from api.openapi import failures
 from api.requests import JsonRoute
 from api.schemas.jobs import JobOut
+from api.schemas.queue import JobChange
 from api.schemas.submissions import JobCreate
 from api.schemas.wire import ListPage, list_page
 from orchestrator.domain.jobs import Job
@@ -40,6 +41,13 @@ def list_jobs(
 @router.get("/{job_id}", responses=failures(404), summary="Retrieve a job")
 def get_job(job_id: Id, caller: Reader, jobs: Jobs) -> JobOut:
     return show(jobs, caller, jobs.get(caller, job_id))
+
+
+@router.patch("/{job_id}", responses=failures(400, 404, 409, 413), summary="Change how a job waits")
+def change_job(job_id: Id, body: JobChange, caller: Writer, jobs: Jobs, queue: Queue) -> JobOut:
+    """Priority, class, hold, order among one's own, and size: a smaller micro-batch or checkpointing keeps the result
+    and may start the job earlier. Each change is an event of the job."""
+    return show(jobs, caller, queue.change(caller, job_id, body.to_change()))
 
 
 @router.post("/{job_id}/cancel", responses=failures(404, 409), summary="Cancel a job")

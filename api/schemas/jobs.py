@@ -8,6 +8,7 @@ from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.pace import estimate_finish
 from orchestrator.domain.plan import BASE_LEARNING_RATE
+from orchestrator.domain.scheduling.facts import PriorityClass
 from orchestrator.domain.spec import (
     Auto,
     LoraSpec,
@@ -131,6 +132,12 @@ class JobOut(Identified):
     training: TrainingSpec
     resources: ResourcesSpec
     priority: int
+    priority_class: PriorityClass
+    held: bool
+    """Whether somebody holds the job back."""
+    array_id: str | None
+    preemptions: int
+    """How often the job has made room for another one."""
     max_cost_usd: str | None
     cost: JobCost
     plan: dict[str, Any] | None
@@ -180,6 +187,10 @@ class JobOut(Identified):
             training=spec.training,
             resources=spec.resources,
             priority=spec.priority,
+            priority_class=spec.priority_class,
+            held=job.held_at is not None,
+            array_id=job.array_id,
+            preemptions=len(job.preempted_at),
             max_cost_usd=None if spec.max_cost_usd_micros is None else usd(spec.max_cost_usd_micros),
             cost=_cost_of(extras, final=final),
             plan=None if job.plan is None else job.plan.model_dump(mode="json"),

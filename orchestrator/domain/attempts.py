@@ -18,6 +18,8 @@ class Attempt:
     Billing runs from `started_at` (the launch) to `ended_at`; the rate is frozen at creation. The device stays
     occupied until `released_at`, which is set only on proof that the processes are gone. `result` is what the worker
     said when it succeeded: stored with the move to verifying, so that publishing can be done again after a crash.
+    `rate_micros` is its share of the pool, in millionths of a reference device. `preempt_rule` is set once the attempt
+    must make room, for the job `preempted_for` (None: for nobody, its node is drained), by `grace_ends_at`.
     """
 
     attempt_id: str
@@ -51,6 +53,10 @@ class Attempt:
     peak_device_bytes: int
     result: Succeeded | None = None
     pace: Pace | None = None
+    rate_micros: int = 0
+    preempt_rule: str | None = None
+    preempted_for: str | None = None
+    grace_ends_at: datetime | None = None
 
     @property
     def device_kind(self) -> DeviceKind:

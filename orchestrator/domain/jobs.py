@@ -20,12 +20,26 @@ class JobError:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """Another way to run a job with the same effective batch. `footprints` are bytes by device kind, `seconds` the
+    expected time by device kind."""
+
+    name: str
+    plan: TrainingPlan
+    footprints: dict[str, int]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """`plan` and `footprints` (bytes by device kind) are None until the files are validated.
 
     `phase` is the finer stage shown beside the state. `model_name` is the base model's registry name, and
     `model_revision` what it had when the job was accepted. `parent` is what the job goes on from.
-    `not_before_at` holds a retry back. `trained_tokens` is kept current while the job runs.
+    `not_before_at` holds a retry back. `trained_tokens` is kept current while the job runs. `rank` orders a user's own
+    waiting jobs, None for the order in which they were queued; `held_at` is set while somebody holds the job back.
+    `alternatives` are further plans of the same effective batch that the scheduler may choose. `held_usd_micros` is
+    what the running job holds of its team's budget. `version` grows with each event.
     """
 
     job_id: str
@@ -56,6 +70,13 @@ class Job:
     pause_requested_at: datetime | None
     model_revision: str | None = None
     parent: Parent | None = None
+    rank: float | None = None
+    held_at: datetime | None = None
+    array_id: str | None = None
+    preempted_at: tuple[datetime, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    held_usd_micros: int = 0
+    version: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

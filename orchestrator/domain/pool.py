@@ -23,6 +23,15 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Node:
+    """What an admin has said of a node: cordoned ones take nothing new, drained ones are also emptied."""
+
+    node_name: str
+    cordoned_at: datetime | None
+    drain_requested_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceUse:
     """One attempt's hold on a device; `draining` when the attempt ended and its processes are not proved gone."""
 

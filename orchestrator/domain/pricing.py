@@ -45,6 +45,10 @@ class Interval:
     ended_at: datetime
     lost: bool
 
+    @property
+    def seconds(self) -> float:
+        return (self.ended_at - self.started_at).total_seconds()
+
 
 def split_attempt(
     started_at: datetime, ended_at: datetime, *, kept_until: datetime | None, platform_fault: bool

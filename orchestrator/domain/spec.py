@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from orchestrator.domain.scheduling.facts import PriorityClass
+
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
 
@@ -127,6 +129,9 @@ class ResourcesSpec(Strict):
     """Share the device with no other job, and pay for all of it."""
     max_runtime_seconds: PositiveInt | None = None
     """The job stops after this much training, with a checkpoint."""
+    flexible: bool = False
+    """Let the scheduler choose a smaller micro-batch or gradient checkpointing, with the same effective batch, when the
+    job would have to wait otherwise."""
 
 
 FileId = Annotated[str, Field(min_length=1, max_length=128)]
@@ -157,7 +162,9 @@ class JobShape(Strict):
     resources: ResourcesSpec = ResourcesSpec()
     """Where it runs."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """Higher goes first."""
+    """Higher goes first, among the team's own jobs of the same class."""
+    priority_class: PriorityClass = PriorityClass.NORMAL
+    """'urgent' goes first, within the team's guarantee; 'idle' runs on what nobody else wants and makes room first."""
     max_cost_usd: Decimal | None = Field(default=None, gt=0, max_digits=12, decimal_places=6)
     """The job stops before it costs more, with a checkpoint."""
 

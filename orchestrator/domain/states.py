@@ -52,7 +52,7 @@ _J, _A = JobState, AttemptState
 
 JOB_MOVES: Mapping[JobState, frozenset[JobState]] = {
     _J.VALIDATING_FILES: frozenset({_J.QUEUED, _J.FAILED, _J.CANCELLED, _J.PAUSED}),
-    _J.QUEUED: frozenset({_J.RUNNING, _J.PAUSED, _J.FAILED, _J.CANCELLED}),
+    _J.QUEUED: frozenset({_J.RUNNING, _J.PAUSED, _J.VALIDATING_FILES, _J.FAILED, _J.CANCELLED}),
     _J.RUNNING: frozenset({_J.QUEUED, _J.PAUSING, _J.PAUSED, _J.SUCCEEDED, _J.FAILED, _J.CANCELLED}),
     _J.PAUSING: frozenset({_J.PAUSED, _J.SUCCEEDED, _J.FAILED, _J.CANCELLED}),
     _J.PAUSED: frozenset({_J.QUEUED, _J.VALIDATING_FILES, _J.CANCELLED}),

@@ -1,8 +1,12 @@
 """Teams, API keys and who may do what."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
+
+from orchestrator.domain.budgets import BudgetPeriod
 
 
 class Role(StrEnum):
@@ -13,11 +17,34 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
+class WhenExhausted(StrEnum):
+    """What a team's jobs do whose budget is used up: wait for the next period, or run as idle ones."""
+
+    WAIT = "wait"
+    IDLE = "idle"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Team:
+    """A tenant, and its terms.
+
+    Shares are in millionths of a reference device ("micros"): `guarantee_micros` the team gets whenever it asks,
+    `ceiling_micros` it never exceeds (None: the pool). `weight_millis` (thousandths) divides what is borrowed. A budget
+    is micro-dollars in each period, None for none. `usage` is the decayed sum of what ended attempts held, in
+    reference-device-seconds, as it stood at `usage_at`.
+    """
+
     team_id: str
     name: str
     created_at: datetime
+    guarantee_micros: int = 0
+    ceiling_micros: int | None = None
+    weight_millis: int = 1000
+    budget_usd_micros: int | None = None
+    budget_period: BudgetPeriod = BudgetPeriod.MONTH
+    when_exhausted: WhenExhausted = WhenExhausted.WAIT
+    usage: float = 0.0
+    usage_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +74,17 @@ class Caller:
     @property
     def visible_team_id(self) -> str | None:
         return None if self.role is Role.ADMIN else self.team_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """One change that somebody made by hand. `action` is the verb, such as 'team.terms'; `subject` what it was done to;
+    `data` what changed."""
+
+    audit_id: int
+    at: datetime
+    key_id: str
+    team_id: str
+    action: str
+    subject: str
+    data: Mapping[str, Any]

@@ -118,6 +118,8 @@ def decide_silent_end(
             return outcomes.interrupted(over_budget(None))
         case "timeout":
             return outcomes.interrupted(over_time(None))
+        case "preempted":
+            return outcomes.interrupted()
     why = _explain_exit(exit_code, peak_device_bytes, reserved_bytes)
     if _signal_of(exit_code) in MEMORY_SIGNALS and peak_device_bytes >= reserved_bytes:
         return outcomes.failed(FailureKind.OUT_OF_MEMORY, why)

@@ -107,7 +107,7 @@ class Launching:
             if inputs.job.cancel_requested_at is not None:
                 self._give_up(attempt, outcomes.cancelled())
                 return None
-            if inputs.job.pause_requested_at is not None:
+            if inputs.job.pause_requested_at is not None or attempt.preempt_rule is not None:
                 self._give_up(attempt, outcomes.interrupted())
                 return None
             found = find_newest_checkpoint(self._objects, inputs.earlier)

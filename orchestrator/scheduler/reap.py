@@ -192,7 +192,7 @@ def _decide_unborn(held: Held, facts: ReapFacts, *, is_gone: bool) -> GiveUp | N
     assert attempt.started_at is not None, "launching begins with the launch"
     if not held.is_launching and job.cancel_requested_at is not None:
         return GiveUp(attempt=attempt, end=outcomes.cancelled(), needs_proof=True)
-    if not held.is_launching and job.pause_requested_at is not None:
+    if not held.is_launching and (job.pause_requested_at is not None or attempt.preempt_rule is not None):
         return GiveUp(attempt=attempt, end=outcomes.interrupted(), needs_proof=True)
     timeout = facts.times.launch_timeout_seconds
     if _is_over(attempt.started_at, timeout, facts.now):

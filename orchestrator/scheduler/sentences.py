@@ -14,6 +14,7 @@ STOP_SENTENCES = {
     "budget_exceeded": "The worker is asked to save a checkpoint and stop: max_cost_usd is nearly reached.",
     "timeout": "The worker is asked to save a checkpoint and stop: resources.max_runtime_seconds is reached.",
     "lease_expired": "The worker is asked to save a checkpoint and stop: contact with it was lost.",
+    "preempted": "The worker is asked to save a checkpoint and stop: the job makes room.",
     "shutdown": "The worker is asked to save a checkpoint and stop: its node is shutting down.",
 }
 

@@ -187,7 +187,7 @@ class Validate:
             "phase": None,
         }
         with self._store.write() as tx:
-            _lock_unchecked(tx, job.job_id)
+            _lock_unchecked(tx, job)
             self._warn_of_cost(tx, job, verdict.sizing)
             jobs.apply_job_transition(
                 tx,
@@ -221,7 +221,7 @@ class Validate:
 
     def _fail(self, job: Job, error: JobError) -> None:
         with self._store.write() as tx:
-            _lock_unchecked(tx, job.job_id)
+            _lock_unchecked(tx, job)
             jobs.apply_job_transition(
                 tx,
                 job.job_id,
@@ -233,12 +233,15 @@ class Validate:
             )
 
 
-def _lock_unchecked(tx: WriteTx, job_id: str) -> None:
+def _lock_unchecked(tx: WriteTx, job: Job) -> None:
     """Raises IllegalTransitionError when the job was checked meanwhile, by another pass or control plane: it may
-    run by now, and from there it could be queued or failed as well, with its attempt left behind."""
-    state = jobs.lock_job(tx, job_id).state
-    if state is not JobState.VALIDATING_FILES:
-        raise IllegalTransitionError(f"The job is {state}; its files are checked no more.")
+    run by now, and from there it could be queued or failed as well, with its attempt left behind. So it does when the
+    job asks for something else by now than what was checked."""
+    found = jobs.lock_job(tx, job.job_id)
+    if found.state is not JobState.VALIDATING_FILES:
+        raise IllegalTransitionError(f"The job is {found.state}; its files are checked no more.")
+    if found.spec != job.spec:
+        raise IllegalTransitionError("The job was changed while its files were checked.")
 
 
 def describe_problems(problems: Sequence[FileProblem]) -> str:

@@ -158,7 +158,7 @@ class Watch:
         with self._store.write() as tx:
             store_reports(tx, news, lease_seconds=self._times.attempt_lease_seconds)
             if news.stop is not None:
-                reason = news.stop.reason.reason
+                reason = news.stop.name
                 attempts.request_stop(tx, attempt.attempt_id, attempt.lease_token, reason)
                 events.append_event(tx, attempt.job_id, message=STOP_SENTENCES[reason])
             if news.result is not None:

@@ -43,6 +43,12 @@ class Stop:
 
     reason: StopReason
     grace_seconds: float
+    is_preemption: bool = False
+
+    @property
+    def name(self) -> str:
+        """What is written down. To the worker, making room is a pause: it saves and ends."""
+        return "preempted" if self.is_preemption else self.reason.reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +119,10 @@ def decide_stop(seen: Seen) -> Stop | None:
         return Stop(reason=reason, grace_seconds=min(left, seen.grace_seconds))
     if job.pause_requested_at is not None:
         return Stop(reason=StopReason(reason="paused", save=True), grace_seconds=seen.grace_seconds)
+    if attempt.preempt_rule is not None:
+        left = (attempt.grace_ends_at - seen.now).total_seconds() if attempt.grace_ends_at else seen.grace_seconds
+        reason = StopReason(reason="paused", save=True)
+        return Stop(reason=reason, grace_seconds=max(1.0, left), is_preemption=True)
     return None
 
 

@@ -1,14 +1,20 @@
 """Teams: who shares the pool."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+from orchestrator.domain.budgets import BudgetState
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError, NotFoundError
 from orchestrator.domain.ids import new_team_id
-from orchestrator.domain.teams import Caller, Role, Team
+from orchestrator.domain.pages import Page
+from orchestrator.domain.scheduling.facts import WHOLE_DEVICE_MICROS
+from orchestrator.domain.teams import AuditEntry, Caller, Role, Team
 from orchestrator.services import idempotency
 from orchestrator.services.idempotency import UNMARKED, Marks
-from orchestrator.store import teams
+from orchestrator.store import attempts, audit, teams
+from orchestrator.store.budgets import read_budget
 from orchestrator.store.session import ReadTx, Store
 
 SCOPE = "POST /v1/teams"
@@ -39,6 +45,41 @@ def find_named_team(tx: ReadTx, name_or_id: str) -> Team:
         raise InvalidRequestError(f"there is no team {name_or_id!r}; there are {known}", param="team") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A team with what it uses now, in millionths of a reference device, and its money in the period that holds."""
+
+    team: Team
+    running_micros: int
+    running_jobs: int
+    budget: BudgetState
+
+
+def read_standing(tx: ReadTx, team: Team) -> Standing:
+    mine = [attempt for attempt in attempts.list_active(tx) if attempt.team_id == team.team_id]
+    return Standing(
+        team=team,
+        running_micros=sum(attempt.rate_micros for attempt in mine),
+        running_jobs=len({attempt.job_id for attempt in mine}),
+        budget=read_budget(tx, team),
+    )
+
+
+def _require_sound(team: Team) -> None:
+    if team.guarantee_micros < 0:
+        raise InvalidRequestError("a guarantee cannot be negative", param="guarantee_devices")
+    if team.ceiling_micros is not None and team.ceiling_micros < team.guarantee_micros:
+        raise InvalidRequestError(
+            f"the ceiling ({team.ceiling_micros / WHOLE_DEVICE_MICROS:g} devices) is below the guarantee "
+            f"({team.guarantee_micros / WHOLE_DEVICE_MICROS:g})",
+            param="ceiling_devices",
+        )
+    if team.weight_millis < 1:
+        raise InvalidRequestError("a weight is at least 0.001", param="weight")
+    if team.budget_usd_micros is not None and team.budget_usd_micros < 0:
+        raise InvalidRequestError("a budget cannot be negative", param="budget_usd")
+
+
 @dataclass(frozen=True)
 class Teams:
     store: Store
@@ -56,7 +97,41 @@ class Teams:
             first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=team_id)
             if first_id is not None:
                 return teams.get_team(tx, first_id)
+            audit.append_entry(tx, caller, "team.create", name, team_id=team_id)
             return teams.insert_team(tx, name=name, team_id=team_id)
+
+    def set_terms(self, caller: Caller, name_or_id: str, terms: Mapping[str, Any]) -> Standing:
+        """Change what a team is promised (see `store.teams.TERMS`); what is not named stays. Admins only.
+
+        Raises InvalidRequestError, naming the field, for terms that contradict each other. Jobs that run go on: a lower
+        ceiling or budget holds for the next start.
+        """
+        require_admin(caller)
+        with self.store.write() as tx:
+            team = teams.lock_team(tx, find_named_team(tx, name_or_id).team_id)
+            changed = replace(team, **terms)
+            _require_sound(changed)
+            teams.record_terms(tx, team.team_id, terms)
+            audit.append_entry(
+                tx,
+                caller,
+                "team.terms",
+                team.name,
+                team_id=team.team_id,
+                data={name: {"from": getattr(team, name), "to": value} for name, value in terms.items()},
+            )
+            return read_standing(tx, changed)
+
+    def standings(self, caller: Caller, found: Sequence[Team]) -> tuple[Standing, ...]:
+        """What teams that the caller was given use and have left."""
+        with self.store.read() as tx:
+            return tuple(read_standing(tx, team) for team in found)
+
+    def audit_log(self, caller: Caller, *, limit: int = 100, after: int | None = None) -> Page[AuditEntry]:
+        """What was changed by hand, newest first: everything for an admin, what concerns one's team for others."""
+        with self.store.read() as tx:
+            found = audit.list_entries(tx, team_id=caller.visible_team_id, before_id=after, limit=limit + 1)
+        return Page(items=tuple(found[:limit]), has_more=len(found) > limit)
 
     def get(self, caller: Caller, team_id: str) -> Team:
         if caller.visible_team_id not in {None, team_id}:

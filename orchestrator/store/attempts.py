@@ -28,7 +28,7 @@ from orchestrator.domain.states import (
     states_before_attempt,
 )
 from orchestrator.store.columns import bind_moment
-from orchestrator.store.endings import move_job, record_observation, write_bill
+from orchestrator.store.endings import move_job, record_observation, settle_team, write_bill
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.jobs import jobs
@@ -48,6 +48,7 @@ class NewAttempt:
     lease_owner: str
     lease_seconds: float
     resumed_from_step: int | None = None
+    rate_micros: int = 0
     attempt_id: str = field(default_factory=new_attempt_id)
 
 
@@ -94,6 +95,7 @@ def insert_attempt(tx: WriteTx, new: NewAttempt) -> Attempt:
         lease_expires_at=now + timedelta(seconds=new.lease_seconds),
         cursor=0,
         resumed_from_step=new.resumed_from_step,
+        rate_micros=new.rate_micros,
         created_at=now,
         peak_allocated_bytes=0,
         peak_reserved_bytes=0,
@@ -217,7 +219,9 @@ def end_attempt(
     )
     write_bill(tx, attempt, end)
     record_observation(tx, attempt, end)
-    return move_job(tx, attempt, end, changes=changes or {})
+    move = move_job(tx, attempt, end, changes=changes or {})
+    settle_team(tx, attempt, end)
+    return move
 
 
 def claim_attempts(tx: WriteTx, *, owner: str, lease_seconds: float) -> list[Attempt]:
@@ -303,6 +307,31 @@ def request_stop(tx: WriteTx, attempt_id: str, token: str, reason: str) -> Attem
     return _attempt(row)
 
 
+def request_preemption(
+    tx: WriteTx, attempt_id: str, token: str, *, rule: str, for_job_id: str | None, grace_seconds: float
+) -> Attempt:
+    """Write down that an active attempt makes room; the first rule stays. Its worker is asked by the watch loop."""
+    ends_at = tx.now() + timedelta(seconds=grace_seconds)
+    unasked = (attempts.c.preempt_rule.is_(None), attempts.c.state.in_(sorted(ACTIVE_ATTEMPT_STATES)))
+    statement = (
+        update(attempts)
+        .where(*_held(attempt_id, token), *unasked)
+        .values(preempt_rule=rule, preempted_for=for_job_id, grace_ends_at=ends_at)
+    )
+    row = tx.row(statement.returning(attempts))
+    if row is None:
+        raise LeaseLostError(f"Attempt {attempt_id} cannot be preempted under this lease.")
+    return _attempt(row)
+
+
+def list_locking(tx: ReadTx, since: datetime) -> list[Attempt]:
+    """Attempts that made room for a job, are gone, and whose grace ended at `since` or later."""
+    query = select(attempts).where(
+        attempts.c.preempted_for.is_not(None), attempts.c.released_at.is_not(None), attempts.c.grace_ends_at >= since
+    )
+    return [_attempt(row) for row in tx.rows(query.order_by(*_BY_AGE))]
+
+
 def release_attempt(tx: WriteTx, attempt_id: str, token: str) -> Attempt:
     """Give the device back: only on proof that the attempt has ended and its processes are gone."""
     statement = (
@@ -357,4 +386,8 @@ def _attempt(row: RowMapping) -> Attempt:
         peak_device_bytes=row["peak_device_bytes"],
         result=None if row["result"] is None else Succeeded.model_validate(row["result"]),
         pace=None if row["pace"] is None else Pace.model_validate(row["pace"]),
+        rate_micros=row["rate_micros"],
+        preempt_rule=row["preempt_rule"],
+        preempted_for=row["preempted_for"],
+        grace_ends_at=row["grace_ends_at"],
     )

@@ -9,9 +9,13 @@ from orchestrator.domain.failures import Blame, Failure, FailureKind
 from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.observations import observe_attempt
 from orchestrator.domain.outcomes import AttemptEnd, JobFacts, JobMove, decide_job_move
-from orchestrator.domain.pricing import split_attempt
+from orchestrator.domain.pricing import Interval, split_attempt
 from orchestrator.domain.remedies import ShortJob, choose_remedy, describe_way_out
-from orchestrator.domain.states import FINAL_JOB_STATES, JobState
+from orchestrator.domain.scheduling.actions import PREEMPTION_REASONS, PreemptionRule
+from orchestrator.domain.scheduling.facts import WHOLE_DEVICE_MICROS
+from orchestrator.domain.states import FINAL_JOB_STATES, AttemptState, JobState
+from orchestrator.domain.usage import accrue, decay
+from orchestrator.store.budgets import release_hold
 from orchestrator.store.checkpoints import find_newest_moment
 from orchestrator.store.events import Level
 from orchestrator.store.jobs import apply_job_transition, get_job, lock_job
@@ -20,6 +24,7 @@ from orchestrator.store.models import find_model
 from orchestrator.store.observations import insert_observation
 from orchestrator.store.remedies import read_short_job
 from orchestrator.store.session import WriteTx
+from orchestrator.store.teams import lock_team, record_usage
 
 UNKNOWN_FAMILY = ""
 """Of a base model that has left the registry while its job ran."""
@@ -29,14 +34,7 @@ def write_bill(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
     """An attempt that was never launched costs nothing and has no entry."""
     if attempt.started_at is None:
         return
-    assert attempt.ended_at is not None
-    intervals = split_attempt(
-        attempt.started_at,
-        attempt.ended_at,
-        kept_until=find_newest_moment(tx, attempt.attempt_id),
-        platform_fault=end.failure is not None and end.failure.rule.blame is Blame.PLATFORM,
-    )
-    for number, interval in enumerate(intervals, start=1):
+    for number, interval in enumerate(_intervals(tx, attempt, end), start=1):
         entry = LedgerEntry(
             attempt_id=attempt.attempt_id,
             interval=number,
@@ -51,6 +49,46 @@ def write_bill(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
             created_at=tx.now(),
         )
         append_entry(tx, entry)
+
+
+def settle_team(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
+    """The ledger has the bill now: give back what the job held of the budget, and remember what the team used.
+
+    Time that was lost to the platform is not held against the team.
+    """
+    team = lock_team(tx, attempt.team_id)
+    release_hold(tx, attempt.job_id)
+    if attempt.started_at is None:
+        return
+    assert attempt.ended_at is not None
+    kept = [interval for interval in _intervals(tx, attempt, end) if not interval.lost]
+    usage, usage_at = team.usage, team.usage_at or attempt.ended_at
+    for interval in kept:
+        later = max(usage_at, interval.ended_at)
+        ran = accrue(attempt.rate_micros / WHOLE_DEVICE_MICROS, interval.seconds)
+        usage = decay(usage, (later - usage_at).total_seconds())
+        usage += decay(ran, (later - interval.ended_at).total_seconds())
+        usage_at = later
+    if kept:
+        record_usage(tx, team.team_id, usage=usage, usage_at=usage_at)
+
+
+def _intervals(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> tuple[Interval, ...]:
+    """What an attempt that made room did after its last checkpoint is done again: the pool's loss, not the team's."""
+    assert attempt.started_at is not None
+    assert attempt.ended_at is not None
+    return split_attempt(
+        attempt.started_at,
+        attempt.ended_at,
+        kept_until=find_newest_moment(tx, attempt.attempt_id),
+        platform_fault=_is_lost_to_platform(attempt, end),
+    )
+
+
+def _is_lost_to_platform(attempt: Attempt, end: AttemptEnd) -> bool:
+    if end.failure is not None:
+        return end.failure.rule.blame is Blame.PLATFORM
+    return attempt.preempt_rule is not None and end.state is AttemptState.INTERRUPTED
 
 
 def record_observation(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
@@ -138,6 +176,8 @@ def _hint(tx: WriteTx, failure: Failure, short: ShortJob | None, job: Job) -> st
 def _describe(attempt: Attempt, end: AttemptEnd, move: JobMove, job: Job) -> tuple[str, Level]:
     """The event's sentence and level."""
     why = end.failure.message.rstrip().rstrip(".") if end.failure else "it was interrupted"
+    if end.failure is None and attempt.preempt_rule is not None and move.state is JobState.QUEUED:
+        return _describe_preempted(attempt, step=job.current_step), "warn"
     if move.remedy is not None:
         paused = " The job is paused, as was asked." if move.state is JobState.PAUSED else ""
         return move.remedy.sentence + paused, "warn"
@@ -155,3 +195,10 @@ def _describe(attempt: Attempt, end: AttemptEnd, move: JobMove, job: Job) -> tup
             return f"Attempt {attempt.number} ended: {why}. The job is queued again and goes on{later}.", "warn"
         case _:
             return f"The job has failed: {why}.", "error"
+
+
+def _describe_preempted(attempt: Attempt, *, step: int) -> str:
+    whom = f" for {attempt.preempted_for}" if attempt.preempted_for else ""
+    why = PREEMPTION_REASONS[PreemptionRule(attempt.preempt_rule or "")]
+    where = f" from step {step}" if step else ""
+    return f"Attempt {attempt.number} made room{whom}: {why}. The job keeps its place in the queue and goes on{where}."

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, case, func, insert, or_, select, update
 
 from orchestrator.domain.errors import IllegalTransitionError, NotFoundError
-from orchestrator.domain.jobs import Job, JobError
+from orchestrator.domain.jobs import Alternative, Job, JobError
 from orchestrator.domain.pages import Page
 from orchestrator.domain.parents import Parent
 from orchestrator.domain.plan import TrainingPlan
@@ -34,9 +34,16 @@ CHANGEABLE = frozenset(
         "fine_tuned_model",
         "result_files",
         "not_before_at",
+        "alternatives",
+        "rank",
+        "held_at",
     }
 )
 """Fields of a Job that a transition may set along with the state."""
+
+
+KEPT_PREEMPTIONS = 20
+"""Moments that are kept of each job: more than any rule counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,7 @@ class NewJob:
     model_name: str
     model_revision: str | None = None
     parent: Parent | None = None
+    array_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +91,8 @@ def insert_job(tx: WriteTx, job: NewJob, *, message: str) -> Job:
         "validation_file": spec.validation_file,
         "has_metadata": spec.metadata is not None,
         "priority": spec.priority,
+        "priority_class": spec.priority_class,
+        "array_id": job.array_id,
         "state": JobState.VALIDATING_FILES,
         "current_step": 0,
         "trained_tokens": 0,
@@ -98,7 +108,7 @@ def insert_job(tx: WriteTx, job: NewJob, *, message: str) -> Job:
         pairs = [{"job_id": job.job_id, "key": key, "value": value} for key, value in spec.metadata.items()]
         tx.execute(_INSERT_PAIR, pairs)
     insert_numbered_event(tx, job.job_id, seq=1, message=message)
-    return _job(row)
+    return read_job(row)
 
 
 def get_job(tx: ReadTx, job_id: str, team_id: str | None = None) -> Job:
@@ -106,7 +116,7 @@ def get_job(tx: ReadTx, job_id: str, team_id: str | None = None) -> Job:
     row = tx.row(query if team_id is None else query.where(jobs.c.team_id == team_id))
     if row is None:
         raise NotFoundError(f"No such job: {job_id}")
-    return _job(row)
+    return read_job(row)
 
 
 def lock_job(tx: WriteTx, job_id: str) -> Job:
@@ -114,7 +124,7 @@ def lock_job(tx: WriteTx, job_id: str) -> Job:
     row = tx.row(select(jobs).where(jobs.c.job_id == job_id).with_for_update())
     if row is None:
         raise NotFoundError(f"No such job: {job_id}")
-    return _job(row)
+    return read_job(row)
 
 
 def list_jobs(tx: ReadTx, job_filter: JobFilter, *, limit: int = 20, after: str | None = None) -> Page[Job]:
@@ -122,7 +132,7 @@ def list_jobs(tx: ReadTx, job_filter: JobFilter, *, limit: int = 20, after: str 
     listing = Listing(
         table=jobs, key=jobs.c.job_id, order_by=(jobs.c.created_at, jobs.c.job_id), where=_matches(job_filter)
     )
-    return read_page(tx, listing, _job, limit=limit, after=after)
+    return read_page(tx, listing, read_job, limit=limit, after=after)
 
 
 def _matches(job_filter: JobFilter) -> list[ColumnElement[bool]]:
@@ -145,7 +155,7 @@ def _matches(job_filter: JobFilter) -> list[ColumnElement[bool]]:
 def list_ending_in(tx: ReadTx, end: str, team_id: str | None) -> list[Job]:
     """Jobs whose id ends in these characters, which are no wildcards; of one team, or of all."""
     query = select(jobs).where(jobs.c.job_id.like(f"%{end}"))
-    return [_job(row) for row in tx.rows(query if team_id is None else query.where(jobs.c.team_id == team_id))]
+    return [read_job(row) for row in tx.rows(query if team_id is None else query.where(jobs.c.team_id == team_id))]
 
 
 def find_continuing(tx: ReadTx, parent_id: str) -> str | None:
@@ -158,7 +168,7 @@ def find_continuing(tx: ReadTx, parent_id: str) -> str | None:
 def list_in_state(tx: ReadTx, states: Collection[JobState], limit: int) -> list[Job]:
     """Oldest first."""
     query = select(jobs).where(jobs.c.state.in_(sorted(states))).order_by(jobs.c.created_at, jobs.c.job_id)
-    return [_job(row) for row in tx.rows(query.limit(limit))]
+    return [read_job(row) for row in tx.rows(query.limit(limit))]
 
 
 def list_placeable(tx: ReadTx, now: datetime, limit: int) -> list[Job]:
@@ -169,7 +179,7 @@ def list_placeable(tx: ReadTx, now: datetime, limit: int) -> list[Job]:
         jobs.c.cancel_requested_at.is_(None),
         jobs.c.pause_requested_at.is_(None),
     )
-    return [_job(row) for row in tx.rows(query.order_by(*_PLACE_ORDER).limit(limit))]
+    return [read_job(row) for row in tx.rows(query.order_by(*_PLACE_ORDER).limit(limit))]
 
 
 _PLACE_ORDER = (jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.job_id)
@@ -221,7 +231,7 @@ def apply_job_transition(
         level=level,
         data={"state": to.value, **(data or {})},
     )
-    return _job(row)
+    return read_job(row)
 
 
 def _unopposed(to: JobState) -> tuple[ColumnElement[bool], ...]:
@@ -273,7 +283,15 @@ def _request(tx: WriteTx, job_id: str, values: Mapping[str, Any]) -> Job:
     if row is None:
         state = get_job(tx, job_id).state
         raise IllegalTransitionError(f"The job is {state}.")
-    return _job(row)
+    return read_job(row)
+
+
+def record_preemption(tx: WriteTx, job_id: str) -> None:
+    """Remember that the job made room now, so that it is not asked too often. The job's row must be locked."""
+    row = tx.row(select(jobs.c.preemptions).where(jobs.c.job_id == job_id))
+    earlier = list(row["preemptions"] or ()) if row is not None else []
+    moments = [*earlier, tx.now().timestamp()][-KEPT_PREEMPTIONS:]
+    tx.execute(update(jobs).where(jobs.c.job_id == job_id).values(preemptions=moments))
 
 
 def record_progress(
@@ -307,10 +325,17 @@ def _columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:
         columns["error_param"] = error and error.param
     if "result_files" in columns:
         columns["result_files"] = list(columns["result_files"])
+    if "alternatives" in columns:
+        columns["alternatives"] = [_alternative_row(found) for found in columns["alternatives"]]
     return columns
 
 
-def _job(row: RowMapping) -> Job:
+def _alternative_row(found: Alternative) -> dict[str, Any]:
+    plan = found.plan.model_dump(mode="json")
+    return {"name": found.name, "plan": plan, "footprints": found.footprints, "seconds": found.seconds}
+
+
+def read_job(row: RowMapping) -> Job:
     error = None
     if row["error_code"] is not None:
         error = JobError(code=row["error_code"], message=row["error_message"], param=row["error_param"])
@@ -343,4 +368,14 @@ def _job(row: RowMapping) -> Job:
         pause_requested_at=row["pause_requested_at"],
         model_revision=row["model_revision"],
         parent=None if row["parent"] is None else Parent.model_validate(row["parent"]),
+        rank=row["rank"],
+        held_at=row["held_at"],
+        array_id=row["array_id"],
+        preempted_at=tuple(datetime.fromtimestamp(at, UTC) for at in row["preemptions"] or ()),
+        alternatives=tuple(
+            Alternative(**{**item, "plan": TrainingPlan.model_validate(item["plan"])})
+            for item in row["alternatives"] or ()
+        ),
+        held_usd_micros=row["held_usd_micros"],
+        version=row["last_event_seq"],
     )

@@ -80,7 +80,9 @@ def add_queued_job(tx: WriteTx, team_id: str | None = None, **spec: Any) -> Job:
     return jobs.apply_job_transition(tx, job.job_id, JobState.QUEUED, message="The files are valid.")
 
 
-def add_attempt(tx: WriteTx, job: Job, *, rate: Rate = RATE, device_id: str = "node-1/cuda:0") -> Attempt:
+def add_attempt(
+    tx: WriteTx, job: Job, *, rate: Rate = RATE, device_id: str = "node-1/cuda:0", rate_micros: int = 0
+) -> Attempt:
     """Move a queued job to running, with an attempt that is assigned."""
     jobs.apply_job_transition(tx, job.job_id, JobState.RUNNING, message="The job has a device.")
     return attempts.insert_attempt(
@@ -92,6 +94,7 @@ def add_attempt(tx: WriteTx, job: Job, *, rate: Rate = RATE, device_id: str = "n
             device_type="nvidia-rtx-4090",
             reserved_bytes=rate.reserved_bytes,
             rate=rate,
+            rate_micros=rate_micros,
             lease_owner="control-1",
             lease_seconds=120,
         ),

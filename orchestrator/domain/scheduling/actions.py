@@ -30,6 +30,15 @@ class PreemptionRule(StrEnum):
     DRAIN = "drain"
 
 
+PREEMPTION_REASONS: Mapping[PreemptionRule, str] = {
+    PreemptionRule.RECLAIM: "a team takes back what it was guaranteed, and this job was borrowing",
+    PreemptionRule.CLASS: "a job of a higher class needs the room",
+    PreemptionRule.FAIRNESS: "a team that borrows less is due its share",
+    PreemptionRule.DRAIN: "its node is being drained",
+}
+"""Each rule as the clause of a sentence."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
     """Start the job now, all its replicas, one per hold. `rate_micros` is what it adds to its team's share."""

@@ -1,5 +1,8 @@
 """Sharing the pool: what teams were promised, how jobs queue, preemption, cordoned nodes, and who changed what."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -11,7 +14,7 @@ depends_on = None
 
 MOMENT = sa.DateTime(timezone=True).with_variant(sa.BigInteger(), "sqlite")
 ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-COLUMNS: dict[str, tuple[tuple[str, sa.types.TypeEngine[object], str | None], ...]] = {
+COLUMNS: Mapping[str, Sequence[tuple[str, sa.types.TypeEngine[Any], str | None]]] = {
     "teams": (
         ("guarantee_micros", sa.BigInteger(), "0"),
         ("ceiling_micros", sa.BigInteger(), None),
@@ -35,6 +38,7 @@ COLUMNS: dict[str, tuple[tuple[str, sa.types.TypeEngine[object], str | None], ..
         ("preempt_rule", sa.Text(), None),
         ("preempted_for", sa.Text(), None),
         ("grace_ends_at", MOMENT, None),
+        ("rate_micros", sa.BigInteger(), "0"),
     ),
 }
 """By table: name, type, and the default of a column that is never NULL."""

@@ -1,0 +1,50 @@
+"""Who changed what: appended in the transaction of the change, never changed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import RowMapping, insert, select
+
+from orchestrator.domain.teams import AuditEntry, Caller
+from orchestrator.store.session import ReadTx, WriteTx
+from orchestrator.store.tables.accounts import audit_entries
+
+
+def append_entry(
+    tx: WriteTx, caller: Caller, action: str, subject: str, *, team_id: str | None = None, data: Mapping[str, Any] = {}
+) -> None:
+    """`team_id` is whose log it belongs to, the caller's own when left out."""
+    tx.execute(
+        insert(audit_entries).values(
+            at=tx.now(),
+            key_id=caller.key_id,
+            team_id=team_id or caller.team_id,
+            action=action,
+            subject=subject,
+            data=dict(data) or None,
+        )
+    )
+
+
+def list_entries(
+    tx: ReadTx, *, team_id: str | None, before_id: int | None = None, limit: int = 100
+) -> list[AuditEntry]:
+    """Newest first; of one team, or of all for None. `before_id` pages back."""
+    query = select(audit_entries)
+    if team_id is not None:
+        query = query.where(audit_entries.c.team_id == team_id)
+    if before_id is not None:
+        query = query.where(audit_entries.c.audit_id < before_id)
+    return [_entry(row) for row in tx.rows(query.order_by(audit_entries.c.audit_id.desc()).limit(limit))]
+
+
+def _entry(row: RowMapping) -> AuditEntry:
+    return AuditEntry(
+        audit_id=row["audit_id"],
+        at=row["at"],
+        key_id=row["key_id"],
+        team_id=row["team_id"],
+        action=row["action"],
+        subject=row["subject"],
+        data=row["data"] or {},
+    )
