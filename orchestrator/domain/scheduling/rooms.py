@@ -39,8 +39,9 @@ class DeviceRoom:
 class Ask:
     """Room for one job: `replicas` distinct devices, each with the bytes for its kind, or all of it with `exclusive`.
 
-    `offers` are the free bytes of devices that count otherwise for this job than for everybody: those pinned or locked
-    to it, and pinned devices that it may use. `allows_node` vetoes nodes for reasons outside of memory.
+    `offers` are bytes on top of what is free, below nothing for less, on devices that count otherwise for this job than
+    for everybody: those pinned or locked to it, and pinned devices that it may use. A device named there is open to it.
+    `allows_node` vetoes nodes for reasons outside of memory.
     """
 
     bytes_by_kind: Mapping[str, int]
@@ -54,9 +55,8 @@ class Ask:
 
     def free_on(self, room: DeviceRoom) -> int:
         """The bytes of the device that this job may use now; NOT_OFFERED when it may not be used at all."""
-        offered = self.offers.get(room.device_id)
-        if offered is not None:
-            return offered
+        if self.offers and (offered := self.offers.get(room.device_id)) is not None:
+            return room.free_bytes + offered
         return room.free_bytes if room.is_open else NOT_OFFERED
 
     def needs_on(self, room: DeviceRoom) -> int | None:
@@ -110,6 +110,10 @@ class Rooms:
     def give(self, device_id: str, size_bytes: int) -> None:
         """Return bytes to what is free."""
         self.take(device_id, -size_bytes)
+
+    def open(self, device_id: str, *, is_open: bool) -> None:
+        """Offer the device to everybody, or to nobody but those with an offer of their own."""
+        self.devices[device_id].is_open = is_open
 
     def fitting(self, ask: Ask) -> Iterable[DeviceRoom]:
         """Every device on which one replica of `ask` fits now, by device id. Looks at all devices."""
