@@ -78,22 +78,20 @@ class Overlay:
 
     def departures(self, device_id: str) -> list[tuple[float, int]]:
         """When bytes of the device are expected to come free, soonest first: (moment, bytes)."""
-        running = self._state.running
         found = [
-            (_end_of(running[job_id], self._now), size_bytes)
+            (self.end_of(job_id), size_bytes)
             for job_id, size_bytes in self._state.running_on.get(device_id, {}).items()
         ]
         found += self._started_on.get(device_id, [])
         return sorted(found)
 
+    def end_of(self, job_id: str) -> float:
+        """When a running job is expected to be gone; now, when it is late."""
+        job = self._state.running[job_id]
+        ends_at = job.expected_end_at if job.stops_by_at is None else min(job.expected_end_at, job.stops_by_at)
+        return max(ends_at, self._now)
+
     def free_at(self, device_id: str, moment: float) -> int:
         """The bytes expected to be free at that moment if nothing more starts."""
         free = self._rooms.devices[device_id].free_bytes
         return free + sum(size for at, size in self.departures(device_id) if at <= moment)
-
-
-def _end_of(job: RunningJob, now: float) -> float:
-    ends_at = job.expected_end_at
-    if job.stops_by_at is not None:
-        ends_at = min(ends_at, job.stops_by_at)
-    return max(ends_at, now)

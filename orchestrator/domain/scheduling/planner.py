@@ -1,12 +1,16 @@
 """The scheduler's decision, held between passes so that a small change costs a small pass."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from orchestrator.domain.scheduling.actions import Decision
+from orchestrator.domain.scheduling.actions import Decision, Wait
 from orchestrator.domain.scheduling.facts import Lock, Pin, QueuedJob, Rules, RunningJob, SharedDevice, TeamTerms
+from orchestrator.domain.scheduling.hints import Hint, find_hints
 from orchestrator.domain.scheduling.placement_policies import PlacementPolicy, get_policy
+from orchestrator.domain.scheduling.queue import queue_order
 from orchestrator.domain.scheduling.round import Round
 from orchestrator.domain.scheduling.state import State
+from orchestrator.domain.scheduling.waiting import explain_wait
 
 
 class Planner:
@@ -55,11 +59,43 @@ class Planner:
         """All pins, as the last decision named them."""
         self._state.set_pins(pins)
 
+    def explain(self, job_id: str, now: float) -> Wait | None:
+        """The one top reason why the job waits; None for a job that starts now. Raises KeyError for an unknown job."""
+        return self.explain_all([job_id], now)[job_id]
+
+    def explain_all(self, job_ids: Iterable[str], now: float) -> dict[str, Wait | None]:
+        """The same for several jobs, in one pass."""
+        with self._pass(now) as found:
+            jobs = [self._state.waiting[job_id] for job_id in job_ids]
+            started = {start.job_id for start in found.starts}
+            return {each.job.job_id: None if each.job.job_id in started else explain_wait(found, each) for each in jobs}
+
+    def would_start_if(self, job_id: str, now: float) -> tuple[Hint, ...]:
+        """What would let the job start. Raises KeyError for an unknown job."""
+        with self._pass(now) as found:
+            return find_hints(found, self._state.waiting[job_id])
+
+    def order(self, now: float) -> list[str]:
+        """The queue, first to last: the order in which jobs would start if there were room for all."""
+        return [waiting.job.job_id for waiting in queue_order(self._state, now)]
+
+    def position(self, job_id: str, now: float) -> int | None:
+        """The job's place in the queue from 1 on; None for a job that is held, for later, or unknown."""
+        for place, waiting in enumerate(queue_order(self._state, now), 1):
+            if waiting.job.job_id == job_id:
+                return place
+        return None
+
     def decide(self, now: float) -> Decision:
         """One pass at this moment (POSIX seconds)."""
+        with self._pass(now) as found:
+            return found.decision()
+
+    @contextmanager
+    def _pass(self, now: float) -> Iterator[Round]:
         found = Round(self._state, self._policy, now)
         try:
             found.run()
-            return found.decision()
+            yield found
         finally:
             found.close()

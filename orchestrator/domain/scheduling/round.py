@@ -31,7 +31,7 @@ class Round:
         self.overlay = Overlay(state, now)
         self.starts: list[Start] = []
         self.preemptions: list[Preempt] = []
-        self._policy = policy
+        self.policy = policy
         self._tallies: dict[str, Tally] = {}
         self._taken: list[Waiting] = []
         self._arrays = dict(state.arrays)
@@ -108,7 +108,7 @@ class Round:
 
     def _keeps_pins(self, job_id: str, pins: list[Pin]) -> bool:
         waiting = self.state.waiting.get(job_id)
-        if waiting is None or len(pins) != waiting.job.replicas or not self._is_ready(waiting):
+        if waiting is None or len(pins) != waiting.job.replicas or not self.is_ready(waiting):
             return False
         devices = [self.state.devices.get(pin.device_id) for pin in pins]
         if not all(device is not None and device.schedulable for device in devices):
@@ -125,7 +125,7 @@ class Round:
         stay = [self._when(waiting, pin) for pin in pins]
         at = max(stay)
         if at > max(pin.at for pin in pins):
-            moved = self._soonest(waiting)
+            moved = self.soonest(waiting)
             if moved and moved[0].at < at:
                 self.overlay.unpin(job_id)
                 self.overlay.pin(job_id, moved)
@@ -191,7 +191,7 @@ class Round:
 
     def _consider(self, waiting: Waiting, level: Level) -> bool:
         """Start the job, or have others leave for it, or pin devices for it. True when it starts."""
-        if not self._is_ready(waiting):
+        if not self.is_ready(waiting):
             return False
         job_id = waiting.job.job_id
         if job_id in self.overlay.locks:
@@ -211,7 +211,7 @@ class Round:
         tally.promise(rate, 0)
         return False
 
-    def _is_ready(self, waiting: Waiting) -> bool:
+    def is_ready(self, waiting: Waiting) -> bool:
         """Nothing but room and means holds the job back."""
         job = waiting.job
         if job.is_held or job.not_before_at > self.now:
@@ -225,14 +225,14 @@ class Round:
     # Starting
 
     def _try_start(self, waiting: Waiting, level: Level) -> bool:
-        for spot, footprint, types in self._affordable(waiting, level):
+        for spot, footprint, types in self.affordable(waiting, level):
             device_ids = self._find_devices(waiting, (spot, footprint), types, level)
             if device_ids is not None:
                 self._start(waiting, spot, footprint, device_ids, level)
                 return True
         return False
 
-    def _affordable(self, waiting: Waiting, level: Level) -> Iterator[tuple[Spot, Footprint, frozenset[str] | None]]:
+    def affordable(self, waiting: Waiting, level: Level) -> Iterator[tuple[Spot, Footprint, frozenset[str] | None]]:
         """The footprints within share and budget, with the device types that they are restricted to."""
         tally = self.tally(waiting.job.team_id)
         headroom = tally.to_ceiling
@@ -259,7 +259,7 @@ class Round:
         offers = self.overlay.own_offers(waiting.job.job_id)
         ask = _ask_of(waiting, spot, types, offers)
         if offers or not ({(spot, None), (spot, types)} & self._full):
-            device_ids = self._policy.choose(self.state.rooms, ask)
+            device_ids = self.policy.choose(self.state.rooms, ask)
             if device_ids is not None:
                 return device_ids
             if not offers:
@@ -267,7 +267,7 @@ class Round:
         shared = may_share_pinned(self.overlay, self.state, waiting, way, level, self.now)
         if not shared:
             return None
-        return self._policy.choose(self.state.rooms, replace(ask, offers={**shared, **offers}))
+        return self.policy.choose(self.state.rooms, replace(ask, offers={**shared, **offers}))
 
     def _start(
         self, waiting: Waiting, spot: Spot, footprint: Footprint, device_ids: tuple[str, ...], level: Level
@@ -377,21 +377,25 @@ class Round:
             return
         if self.now - job.queued_at <= self.rules.pin_after_seconds or level in IDLE_LEVELS:
             return
-        if waiting.shape in self._unpinnable or not any(self._affordable(waiting, level)):
+        if waiting.shape in self._unpinnable or not any(self.affordable(waiting, level)):
             return
-        pins = self._soonest(waiting)
+        pins = self.soonest(waiting)
         if pins:
             self.overlay.pin(job.job_id, pins)
         else:
             self._unpinnable.add(waiting.shape)
 
-    def _soonest(self, waiting: Waiting) -> tuple[Pin, ...]:
+    def ask_of(self, waiting: Waiting, spot: Spot, types: frozenset[str] | None) -> Ask:
+        """What the job asks of the rooms, with what is pinned or locked to it."""
+        return _ask_of(waiting, spot, types, self.overlay.own_offers(waiting.job.job_id))
+
+    def soonest(self, waiting: Waiting) -> tuple[Pin, ...]:
         """The pins of the footprint that can start soonest, in one of the types that the team can pay."""
         job_id = waiting.job.job_id
         offers = self.overlay.own_offers(job_id)
         found: tuple[Pin, ...] = ()
-        for spot, _, types in self._affordable(waiting, Level.BORROWING):
-            ask: Ask = _ask_of(waiting, spot, types, offers)
+        for spot, _, types in self.affordable(waiting, Level.BORROWING):
+            ask = _ask_of(waiting, spot, types, offers)
             pins = find_pins(job_id, ask, self.state.rooms, self.overlay, self.now)
             if pins and (not found or pins[0].at < found[0].at):
                 found = pins
