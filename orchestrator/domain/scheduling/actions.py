@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.domain.scheduling.facts import Footprint, Hold, Pin
+from orchestrator.domain.scheduling.facts import Footprint, Hold, Lock, Pin, PriorityClass
 
 
 class WaitCode(StrEnum):
@@ -27,6 +27,7 @@ class PreemptionRule(StrEnum):
     RECLAIM = "reclaim"
     CLASS = "class"
     FAIRNESS = "fairness"
+    TURNS = "turns"
     DRAIN = "drain"
 
 
@@ -41,18 +42,22 @@ PREEMPTION_REASONS: Mapping[PreemptionRule, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """Start the job now, all its replicas, one per hold. `rate_micros` is what it adds to its team's share."""
+    """Start the job now, all its replicas, one per hold. `rate_micros` is what it adds to its team's share.
+
+    `runs_as` is the class that it has while it runs: idle for a job of an exhausted team, its own otherwise.
+    """
 
     job_id: str
     footprint: Footprint
     holds: tuple[Hold, ...]
     rate_micros: int
     is_borrowing: bool
+    runs_as: PriorityClass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preempt:
-    """Stop the victim, whole, with a checkpoint, within `grace_seconds`; its bytes are locked to `for_job_id`."""
+    """Stop the job, whole, with a checkpoint, within `grace_seconds`. `for_job_id` gets the room; None for a drain."""
 
     job_id: str
     rule: PreemptionRule
@@ -71,9 +76,10 @@ class Wait:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """One pass. `pins` replaces all earlier pins. Waits are worked out on demand (`Planner.explain`), since a hundred
-    thousand jobs may wait."""
+    """One pass. `pins` and `locks` replace all earlier ones. Waits are worked out on demand (`Planner.explain`), since
+    a hundred thousand jobs may wait."""
 
     starts: tuple[Start, ...]
     preemptions: tuple[Preempt, ...]
     pins: tuple[Pin, ...]
+    locks: tuple[Lock, ...] = ()

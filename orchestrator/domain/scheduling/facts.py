@@ -32,7 +32,8 @@ class SharedDevice:
     """`held_bytes` belong to attempts that ended and are not proved gone: nobody's, and not free.
 
     `weight_micros` is what all of the device counts for, in micros of the reference device. A device that is not
-    `schedulable` (offline, cordoned, draining) keeps what runs on it and takes nothing new.
+    `schedulable` (offline, cordoned, draining) keeps what runs on it and takes nothing new; jobs with checkpoints leave
+    one that is `draining`.
     """
 
     device_id: str
@@ -43,15 +44,17 @@ class SharedDevice:
     weight_micros: int = WHOLE_DEVICE_MICROS
     held_bytes: int = 0
     schedulable: bool = True
+    draining: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeamTerms:
     """What a team was promised and has used. `weight` divides what is borrowed; `ceiling_micros` None is the pool.
 
-    `usage` is the decayed sum of rate x time, in reference-device-seconds, as it stood at `usage_at`; what runs goes on
-    adding to it. `budget_left_usd_micros` is what admission may still promise in this period, after the holds of what
-    runs; None without a budget. An exhausted team's jobs wait, or run as idle with `idle_when_exhausted`.
+    `usage` is the decayed sum of rate x time of the attempts that ended, in reference-device-seconds, as it stood at
+    `usage_at`; what runs is added by the planner, from its start. `budget_left_usd_micros` is what admission may still
+    promise in this period, after the holds of what runs; None without a budget. An exhausted team's jobs wait, or run
+    as idle with `idle_when_exhausted`.
     """
 
     team_id: str
@@ -86,7 +89,7 @@ class QueuedJob:
     orders a user's own jobs (earlier first) and is `queued_at` unless somebody moved the job.
 
     `replicas` start all or none, on distinct devices, each with the footprint's bytes; on one node with `same_node`.
-    `array_slots_left` is how many more jobs of the same array may run now, None without such a limit.
+    `array_limit` is how many jobs of the same array may run at once, None without such a limit.
     `preempted_at` are the moments at which it was preempted before.
     """
 
@@ -107,7 +110,7 @@ class QueuedJob:
     is_held: bool = False
     not_before_at: float = 0.0
     array_id: str | None = None
-    array_slots_left: int | None = None
+    array_limit: int | None = None
     preempted_at: tuple[float, ...] = ()
     attained_seconds: float = 0.0
     """Reference-device-seconds that the job has run so far, over all its attempts."""
@@ -150,7 +153,8 @@ class RunningJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """Bytes that a preemption freed: only `job_id` may take them, until `until_at`."""
+    """Bytes of a device that only `job_id` may take, until `until_at`. It covers what the job will need there, so bytes
+    that its victims still occupy count once: the lock takes from what is free only what they don't cover."""
 
     device_id: str
     bytes: int
@@ -185,4 +189,7 @@ class Rules:
     most_preemptions: int = 3
     preemption_window_seconds: float = 86_400.0
     budget_overdraft: float = 0.1
+    turns_hours: tuple[float, ...] = ()
+    """Levels of attained reference-device-hours, ascending, (1, 8) for instance. A job of a lower level goes before one
+    of a higher level among borrowers, and may take the place of one with checkpoints. Empty: no turns."""
     placement: str = "default"

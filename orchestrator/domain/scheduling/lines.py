@@ -1,0 +1,79 @@
+"""The waiting jobs of one team, sorted once: by class, priority, user, and within a user's own jobs by rank and id.
+
+A lane holds the jobs of one user with one class and one priority. Which lane is next depends on how much each user
+runs, so that is decided during a pass (order.py).
+"""
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+
+from orchestrator.domain.scheduling.facts import PriorityClass, QueuedJob
+from orchestrator.domain.scheduling.shapes import Shape
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Waiting:
+    """A queued job with what placement needs to know of it."""
+
+    job: QueuedJob
+    shape: Shape
+    rank: float
+    is_taken: bool = False
+    """Set while a pass that starts it is under way."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Lane:
+    """Entries are (rank, job id, job): ids are unique, so jobs are never compared."""
+
+    user_id: str
+    entries: list[tuple[float, str, Waiting]] = field(default_factory=list)
+
+
+class Lines:
+    """One team's lanes by class and priority."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[PriorityClass, dict[int, dict[str, Lane]]] = {each: {} for each in PriorityClass}
+        self.shapes: dict[Shape, int] = {}
+        self.size = 0
+
+    def add(self, waiting: Waiting) -> None:
+        job = waiting.job
+        lanes = self._lanes[job.priority_class].setdefault(job.priority, {})
+        lane = lanes.get(job.user_id)
+        if lane is None:
+            lane = lanes[job.user_id] = Lane(user_id=job.user_id)
+        insort(lane.entries, (waiting.rank, job.job_id, waiting), key=_entry_key)
+        self.shapes[waiting.shape] = self.shapes.get(waiting.shape, 0) + 1
+        self.size += 1
+
+    def remove(self, waiting: Waiting) -> None:
+        job = waiting.job
+        priorities = self._lanes[job.priority_class]
+        lane = priorities[job.priority][job.user_id]
+        del lane.entries[bisect_left(lane.entries, (waiting.rank, job.job_id), key=_entry_key)]
+        if not lane.entries:
+            del priorities[job.priority][job.user_id]
+            if not priorities[job.priority]:
+                del priorities[job.priority]
+        self.shapes[waiting.shape] -= 1
+        if not self.shapes[waiting.shape]:
+            del self.shapes[waiting.shape]
+        self.size -= 1
+
+    def has(self, classes: tuple[PriorityClass, ...]) -> bool:
+        """Whether a job of one of these classes waits."""
+        return any(self._lanes[each] for each in classes)
+
+    def priorities(self, classes: tuple[PriorityClass, ...]) -> list[int]:
+        """All priorities among these classes, the highest first."""
+        return sorted({priority for each in classes for priority in self._lanes[each]}, reverse=True)
+
+    def lanes(self, classes: tuple[PriorityClass, ...], priority: int) -> list[Lane]:
+        """The lanes with this priority, in no particular order."""
+        return [lane for each in classes for lane in self._lanes[each].get(priority, {}).values()]
+
+
+def _entry_key(entry: tuple[float, str, Waiting] | tuple[float, str]) -> tuple[float, str]:
+    return entry[0], entry[1]

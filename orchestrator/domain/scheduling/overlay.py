@@ -1,0 +1,97 @@
+"""The rooms while a pass is under way: locks and pins laid over them, starts taken out, all of it undone at the end."""
+
+from collections.abc import Iterable
+
+from orchestrator.domain.scheduling.facts import Hold, Lock, Pin, RunningJob
+from orchestrator.domain.scheduling.state import State
+
+
+class Overlay:
+    """`locks` and `pins` are those in force, by job; `pinned` is who has pinned a device."""
+
+    def __init__(self, state: State, now: float) -> None:
+        self._state = state
+        self._now = now
+        self._rooms = state.rooms
+        self._taken: list[tuple[str, int]] = []
+        self._closed: list[str] = []
+        self._started_on: dict[str, list[tuple[float, int]]] = {}
+        self._lock_bytes: dict[str, dict[str, int]] = {}
+        self.locks: dict[str, tuple[Lock, ...]] = {}
+        self.pins: dict[str, tuple[Pin, ...]] = {}
+        self.pinned: dict[str, Pin] = {}
+
+    def undo(self) -> None:
+        """Leave the rooms as they were found."""
+        for device_id, size_bytes in reversed(self._taken):
+            self._rooms.give(device_id, size_bytes)
+        for device_id in self._closed:
+            self._rooms.open(device_id, is_open=self._state.devices[device_id].schedulable)
+
+    def take(self, device_id: str, size_bytes: int) -> None:
+        self._rooms.take(device_id, size_bytes)
+        self._taken.append((device_id, size_bytes))
+
+    def start(self, holds: Iterable[Hold], ends_at: float) -> None:
+        """Take the holds of a job that starts now."""
+        for hold in holds:
+            self.take(hold.device_id, hold.bytes)
+            self._started_on.setdefault(hold.device_id, []).append((ends_at, hold.bytes))
+
+    def lock(self, job_id: str, locks: tuple[Lock, ...], leaving: Iterable[RunningJob]) -> None:
+        """Put locks in force. What `leaving` jobs still occupy there comes to the job by itself."""
+        self.locks[job_id] = locks
+        going: dict[str, int] = {}
+        for job in leaving:
+            for hold in job.holds:
+                going[hold.device_id] = going.get(hold.device_id, 0) + hold.bytes
+        taken = {lock.device_id: max(0, lock.bytes - going.get(lock.device_id, 0)) for lock in locks}
+        self._lock_bytes[job_id] = taken
+        for device_id, size_bytes in taken.items():
+            self.take(device_id, size_bytes)
+
+    def unlock(self, job_id: str) -> None:
+        """Give up the job's locks."""
+        if self.locks.pop(job_id, None) is None:
+            return
+        for device_id, size_bytes in self._lock_bytes.pop(job_id).items():
+            self.take(device_id, -size_bytes)
+
+    def pin(self, job_id: str, pins: tuple[Pin, ...]) -> None:
+        """Close the devices to everybody but the job."""
+        self.pins[job_id] = pins
+        for pin in pins:
+            self.pinned[pin.device_id] = pin
+            self._rooms.open(pin.device_id, is_open=False)
+            self._closed.append(pin.device_id)
+
+    def unpin(self, job_id: str) -> None:
+        """Open the job's pinned devices again."""
+        for pin in self.pins.pop(job_id, ()):
+            del self.pinned[pin.device_id]
+            self._rooms.open(pin.device_id, is_open=self._state.devices[pin.device_id].schedulable)
+
+    def own_offers(self, job_id: str) -> dict[str, int]:
+        """What counts otherwise for this job: the devices it has pinned, and the bytes locked to it."""
+        pinned = {pin.device_id: 0 for pin in self.pins.get(job_id, ())}
+        return {**pinned, **self._lock_bytes.get(job_id, {})}
+
+    def departures(self, device_id: str) -> list[tuple[float, int]]:
+        """When bytes of the device are expected to come free, soonest first: (moment, bytes)."""
+        found = [
+            (self.end_of(job_id), size_bytes)
+            for job_id, size_bytes in self._state.running_on.get(device_id, {}).items()
+        ]
+        found += self._started_on.get(device_id, [])
+        return sorted(found)
+
+    def end_of(self, job_id: str) -> float:
+        """When a running job is expected to be gone; now, when it is late."""
+        job = self._state.running[job_id]
+        ends_at = job.expected_end_at if job.stops_by_at is None else min(job.expected_end_at, job.stops_by_at)
+        return max(ends_at, self._now)
+
+    def free_at(self, device_id: str, moment: float) -> int:
+        """The bytes expected to be free at that moment if nothing more starts."""
+        free = self._rooms.devices[device_id].free_bytes
+        return free + sum(size for at, size in self.departures(device_id) if at <= moment)

@@ -1,0 +1,68 @@
+"""Backfill: a long waiter pins the particular devices that it will get first. Devices are blocked, never the queue.
+
+A later job may use a pinned device when it leaves the pin's moment where it is: it ends before, or what is spare beside
+the holder suffices, or it runs as idle, has checkpoints and can be asked to leave in time.
+"""
+
+from dataclasses import dataclass
+
+from orchestrator.domain.scheduling.facts import Pin
+from orchestrator.domain.scheduling.overlay import Overlay
+from orchestrator.domain.scheduling.rooms import Ask, DeviceRoom, Rooms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """A device and the moment from which it can hold one replica."""
+
+    at: float
+    room: DeviceRoom
+    bytes: int
+
+    @property
+    def key(self) -> tuple[float, int, str]:
+        return self.at, self.room.usable_bytes, self.room.device_id
+
+
+def find_pins(job_id: str, ask: Ask, rooms: Rooms, overlay: Overlay, now: float) -> tuple[Pin, ...]:
+    """The devices on which the job can start soonest, one a replica; empty when the pool cannot hold it.
+
+    Devices that others have pinned are left to them.
+    """
+    shelves: dict[tuple[str, str], list[Slot]] = {}
+    for room in rooms.devices.values():
+        slot = soonest_slot(room, ask, overlay, now)
+        if slot is not None:
+            shelves.setdefault((room.device_type, room.node.name), []).append(slot)
+    choices = [
+        sorted(shelf, key=lambda slot: slot.key)[: ask.replicas]
+        for shelf in shelves.values()
+        if len(shelf) >= ask.replicas
+    ]
+    if not choices and not ask.same_node:
+        choices = _across_nodes(shelves, ask.replicas)
+    best = min(choices, key=lambda slots: slots[-1].key, default=[])
+    at = best[-1].at if best else now
+    return tuple(Pin(device_id=slot.room.device_id, job_id=job_id, bytes=slot.bytes, at=at) for slot in best)
+
+
+def _across_nodes(shelves: dict[tuple[str, str], list[Slot]], replicas: int) -> list[list[Slot]]:
+    by_type: dict[str, list[Slot]] = {}
+    for (device_type, _), shelf in shelves.items():
+        by_type.setdefault(device_type, []).extend(shelf)
+    return [sorted(slots, key=lambda slot: slot.key)[:replicas] for slots in by_type.values() if len(slots) >= replicas]
+
+
+def soonest_slot(room: DeviceRoom, ask: Ask, overlay: Overlay, now: float) -> Slot | None:
+    """When the device can hold one replica, as far as estimates tell; None if never, or pinned by somebody else."""
+    needed = ask.needs_on(room)
+    if needed is None or not (room.is_open or room.device_id in ask.offers):
+        return None
+    free = ask.free_on(room)
+    if needed <= free:
+        return Slot(at=now, room=room, bytes=needed)
+    for at, size_bytes in overlay.departures(room.device_id):
+        free += size_bytes
+        if needed <= free:
+            return Slot(at=at, room=room, bytes=needed)
+    return None

@@ -1,0 +1,121 @@
+"""Jobs that ask for the same room share one shape, so that what does not fit is found out once.
+
+A spot is one footprint's room: its bytes, replicas and device types. A shape is a job's spots in order of preference.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from orchestrator.domain.placement import DeviceKind
+from orchestrator.domain.scheduling.facts import QueuedJob, SharedDevice
+from orchestrator.domain.scheduling.rooms import Ask
+
+Variant = tuple[str, DeviceKind, int, int]
+"""A sort of device in the pool: type, kind, usable bytes, weight in micros."""
+
+
+def rate_micros(weight_micros: int, held_bytes: int, usable_bytes: int) -> int:
+    """The share of the pool that bytes of one device count for, in micros, rounded up."""
+    return -(-weight_micros * held_bytes // max(usable_bytes, 1))
+
+
+class Spot:
+    """`rates` is the most that the job would count for on each device type that can hold it, empty."""
+
+    __slots__ = ("ask", "rates")
+
+    def __init__(self, ask: Ask, variants: Iterable[Variant]) -> None:
+        self.ask = ask
+        self.rates: dict[str, int] = {}
+        self.weigh(variants)
+
+    def weigh(self, variants: Iterable[Variant]) -> None:
+        """Work out `rates` for a pool of these variants."""
+        self.rates = {}
+        for device_type, kind, usable, weight in variants:
+            needed = self.ask.bytes_by_kind.get(kind)
+            allowed = self.ask.device_types is None or device_type in self.ask.device_types
+            if needed is None or needed > usable or not allowed:
+                continue
+            rate = weight if self.ask.exclusive else rate_micros(weight, needed, usable)
+            self.rates[device_type] = max(self.rates.get(device_type, 0), rate * self.ask.replicas)
+
+
+class Shape:
+    """`least_rate` is None where no device of the pool can hold a replica."""
+
+    __slots__ = ("jobs", "key", "least_rate", "spots")
+
+    def __init__(self, key: object, spots: tuple[Spot, ...]) -> None:
+        self.key = key
+        self.spots = spots
+        self.jobs = 0
+        self.least_rate: int | None = None
+        self.settle()
+
+    def settle(self) -> None:
+        """Take over the rates of the spots."""
+        self.least_rate = min((rate for spot in self.spots for rate in spot.rates.values()), default=None)
+
+
+class Shapes:
+    """All shapes that wait, each once."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[object, Shape] = {}
+        self._spots: dict[object, Spot] = {}
+        self._variants: tuple[Variant, ...] = ()
+
+    def claim(self, job: QueuedJob) -> Shape:
+        """The shape of the job, counted once more."""
+        keys = tuple(_spot_key(job, footprint.bytes_by_kind) for footprint in job.footprints)
+        shape = self._shapes.get(keys)
+        if shape is None:
+            spots = tuple(
+                self._spot(key, job, footprint.bytes_by_kind)
+                for key, footprint in zip(keys, job.footprints, strict=True)
+            )
+            shape = self._shapes[keys] = Shape(keys, spots)
+        shape.jobs += 1
+        return shape
+
+    def release(self, shape: Shape) -> None:
+        """Count it once less; one that nobody has is forgotten, its spots with the next pool."""
+        shape.jobs -= 1
+        if shape.jobs == 0:
+            del self._shapes[shape.key]
+
+    def set_pool(self, devices: Iterable[SharedDevice]) -> None:
+        """Weigh everything anew when the sorts of devices have changed."""
+        variants = tuple(
+            sorted({(d.device_type, d.kind, d.usable_bytes, d.weight_micros) for d in devices if d.schedulable})
+        )
+        if variants == self._variants:
+            return
+        self._variants = variants
+        self._spots = {key: spot for shape in self._shapes.values() for key, spot in _keyed(shape)}
+        for spot in self._spots.values():
+            spot.weigh(variants)
+        for shape in self._shapes.values():
+            shape.settle()
+
+    def _spot(self, key: object, job: QueuedJob, bytes_by_kind: Mapping[str, int]) -> Spot:
+        spot = self._spots.get(key)
+        if spot is None:
+            ask = Ask(
+                bytes_by_kind=dict(bytes_by_kind),
+                replicas=job.replicas,
+                same_node=job.same_node,
+                exclusive=job.exclusive,
+                device_types=job.device_types,
+            )
+            spot = self._spots[key] = Spot(ask, self._variants)
+        return spot
+
+
+def _keyed(shape: Shape) -> Iterable[tuple[object, Spot]]:
+    assert isinstance(shape.key, tuple)
+    return zip(shape.key, shape.spots, strict=True)
+
+
+def _spot_key(job: QueuedJob, bytes_by_kind: Mapping[str, int]) -> object:
+    return tuple(sorted(bytes_by_kind.items())), job.replicas, job.same_node, job.exclusive, job.device_types
