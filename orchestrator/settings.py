@@ -76,6 +76,17 @@ class Settings(BaseSettings):
     estimator_memory_bytes: int = Field(default=2 * 1024**3, ge=256 * 1024**2)
     """A tracer that takes more is killed; one that keeps more than half of it is replaced by a new one."""
 
+    placement: Literal["default", "fgd"] = "default"
+    """How devices are chosen: the smallest sufficient one with the tightest hole, or by least fragmentation."""
+    preemption: bool = True
+    """Let teams take back what they were guaranteed, and higher classes go before lower ones, by stopping jobs."""
+    borrower_fairness: bool = False
+    """Let a team that borrows less stop jobs of one that borrows more."""
+    pin_after_seconds: int = Field(default=600, ge=1)
+    """A job that has waited this long pins the device that it will get."""
+    least_run_seconds: int = Field(default=600, ge=0)
+    """No job is stopped for another one in the first seconds of its run."""
+
     leader_lease_seconds: int = Field(default=15, ge=2, le=300)
     attempt_lease_seconds: int = Field(default=120, ge=4, le=3600)
     stop_grace_seconds: int = Field(default=60, ge=1, le=3600)

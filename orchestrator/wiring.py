@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from structlog.typing import Processor
 
+from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.sizer import ClosedFormSizer, Sizer
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
@@ -32,12 +33,13 @@ from orchestrator.services.hub import Hub
 from orchestrator.services.jobs import Jobs
 from orchestrator.services.keys import Keys
 from orchestrator.services.models import Models
-from orchestrator.services.pool import Pool, read_price
+from orchestrator.services.pool import Pool
 from orchestrator.services.queue import Queue
 from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
 from orchestrator.settings import Settings
+from orchestrator.store.prices import read_price
 from orchestrator.store.session import Store
 
 
@@ -167,7 +169,20 @@ def build_control_plane(settings: Settings, services: Services, launcher: Launch
             retention_days=settings.retention_days,
             work_root=str(settings.data_dir.absolute() / "attempts"),
             cache_dir=str(cache_dir(settings)),
+            rules=read_rules(settings),
         ),
+    )
+
+
+def read_rules(settings: Settings) -> Rules:
+    """The scheduling model's numbers, where they are not its defaults."""
+    return Rules(
+        placement=settings.placement,
+        preemption=settings.preemption,
+        borrower_fairness=settings.borrower_fairness,
+        pin_after_seconds=settings.pin_after_seconds,
+        least_run_seconds=settings.least_run_seconds,
+        least_grace_seconds=settings.stop_grace_seconds,
     )
 
 

@@ -17,6 +17,7 @@ class JobChange(Asked):
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None
     """Higher goes first, among the team's own jobs of the same class."""
     priority_class: PriorityClass | None = None
+    """urgent goes first within the team's guarantee; idle runs on what nobody else wants."""
     held: bool | None = None
     """True holds the job back, false lets it go."""
     before: Annotated[str, Field(max_length=128)] | None = None
@@ -24,6 +25,7 @@ class JobChange(Asked):
     micro_batch_size: Annotated[int, Field(ge=1, le=256)] | None = None
     """Smaller ones take less memory; the rows of an optimizer step stay."""
     gradient_checkpointing: bool | None = None
+    """Compute activations twice instead of keeping them: less memory, more time."""
     device_type: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Of the pool, or auto for any."""
     flexible: bool | None = None

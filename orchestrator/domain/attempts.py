@@ -8,6 +8,7 @@ from orchestrator.domain.pace import Pace
 from orchestrator.domain.placement import DeviceKind
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.protocol import Succeeded
+from orchestrator.domain.scheduling.facts import PriorityClass
 from orchestrator.domain.states import AttemptState
 
 
@@ -18,7 +19,8 @@ class Attempt:
     Billing runs from `started_at` (the launch) to `ended_at`; the rate is frozen at creation. The device stays
     occupied until `released_at`, which is set only on proof that the processes are gone. `result` is what the worker
     said when it succeeded: stored with the move to verifying, so that publishing can be done again after a crash.
-    `rate_micros` is its share of the pool, in millionths of a reference device. `preempt_rule` is set once the attempt
+    `rate_micros` is its share of the pool, in millionths of a reference device; `runs_as` the class that it counts for
+    while it runs, None for its job's own. `preempt_rule` is set once the attempt
     must make room, for the job `preempted_for` (None: for nobody, its node is drained), by `grace_ends_at`.
     """
 
@@ -54,6 +56,7 @@ class Attempt:
     result: Succeeded | None = None
     pace: Pace | None = None
     rate_micros: int = 0
+    runs_as: PriorityClass | None = None
     preempt_rule: str | None = None
     preempted_for: str | None = None
     grace_ends_at: datetime | None = None

@@ -161,3 +161,9 @@ def _phase_seconds(attempt: Attempt, pace: Pace) -> dict[str, float]:
         waited = pace.first_unix - attempt.started_at.timestamp()
         found["launching"] = min(max(0.0, waited), LONGEST_START_SECONDS)
     return found
+
+
+def forget_plan(estimate: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what was predicted of a plan that is trained no more: compared with another's run it teaches nothing."""
+    times = {kind: {**time, "uncalibrated": {}} for kind, time in (estimate.get("time") or {}).items()}
+    return {**estimate, "memory": {}, "time": times, "savings": []}

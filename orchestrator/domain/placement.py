@@ -1,11 +1,11 @@
-"""Which waiting job goes on which device. Pure and deterministic to the last tie.
+"""Which device would suit one job by itself, and whether any could: for estimates, before the queue has a say.
 
-Devices, never sums: a job fits only where one device has all the bytes. The oldest job that fits goes first; one that
-does not fit lets younger ones pass. Among devices: the smallest that suffices, then the tightest hole, then the id.
+Devices, never sums: a job fits only where one device has all the bytes. Among devices: the smallest that suffices, then
+the tightest hole, then the id. Who starts when, among all that wait, is decided by `domain.scheduling`.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -34,27 +34,6 @@ class WaitingJob:
     bytes_by_kind: dict[str, int]
     device_type: str | None
     exclusive: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    job_id: str
-    device_id: str
-    reserved_bytes: int
-
-
-def choose_placements(devices: Iterable[DeviceRoom], jobs: Sequence[WaitingJob]) -> list[Placement]:
-    """Place as many of `jobs` as fit now, in order of priority and age."""
-    rooms = {device.device_id: device for device in devices}
-    placements: list[Placement] = []
-    for job in sorted(jobs, key=lambda job: (-job.priority, job.queued_at, job.job_id)):
-        room = choose_device(rooms.values(), job)
-        if room is None:
-            continue
-        reserved = room.total_bytes if job.exclusive else job.bytes_by_kind[room.kind]
-        rooms[room.device_id] = replace(room, free_bytes=room.free_bytes - reserved)
-        placements.append(Placement(job_id=job.job_id, device_id=room.device_id, reserved_bytes=reserved))
-    return placements
 
 
 def choose_device(devices: Iterable[DeviceRoom], job: WaitingJob) -> DeviceRoom | None:

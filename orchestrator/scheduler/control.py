@@ -7,13 +7,14 @@ and cluster, and it goes on where the first one was.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from orchestrator.domain.errors import UnavailableError
+from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
 from orchestrator.scheduler.clean import Clean
@@ -28,6 +29,7 @@ from orchestrator.scheduler.orders import Orders, OrderSettings
 from orchestrator.scheduler.place import Place
 from orchestrator.scheduler.publish import Publish
 from orchestrator.scheduler.reap import Reap, ReapTimes
+from orchestrator.scheduler.starting import Starter
 from orchestrator.scheduler.survey import Survey
 from orchestrator.scheduler.validate import Validate
 from orchestrator.scheduler.watch import Watch, WatchTimes
@@ -59,6 +61,7 @@ class ControlSettings:
     retention_days: int
     work_root: str
     cache_dir: str
+    rules: Rules = field(default_factory=Rules)
 
 
 class ControlPlane:
@@ -149,7 +152,7 @@ class _Parts:
         return (
             Survey(self._store, self._launcher, interval_seconds=SURVEY_SECONDS).loop(),
             self._validate().loop(interval_seconds=poll_seconds),
-            self._place().loop(),
+            self._place().loop(interval_seconds=poll_seconds),
             self._launch().loop(interval_seconds=poll_seconds),
             self._watch().loop(),
             Publish(
@@ -178,14 +181,14 @@ class _Parts:
         )
 
     def _place(self) -> Place:
-        return Place(
-            self._store,
-            self._leadership,
-            self._knowledge.price_of,
-            interval_seconds=self._settings.poll_seconds,
-            attempt_lease_seconds=self._settings.attempt_lease_seconds,
-            stop_grace_seconds=self._settings.stop_grace_seconds,
+        settings = self._settings
+        starter = Starter(
+            price_of=self._knowledge.price_of,
+            owner=settings.owner,
+            attempt_lease_seconds=settings.attempt_lease_seconds,
+            stop_grace_seconds=settings.stop_grace_seconds,
         )
+        return Place(self._store, self._leadership, starter, rules=settings.rules)
 
     def _launch(self) -> Launching:
         settings = self._settings

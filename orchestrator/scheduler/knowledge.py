@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from orchestrator.domain.sizer import Sizer
 from orchestrator.scheduler.orders import DescribeModel
-from orchestrator.scheduler.place import PriceOf
 from orchestrator.scheduler.publish import VerifyAdapter
+from orchestrator.scheduler.starting import PriceOf
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,221 +1,197 @@
-"""Which waiting job starts now, and on which device.
+"""Which waiting job starts now, on which device, and who makes room for it.
 
 Invariants: a device's reservations, counting attempts that have ended but are not proved gone, never exceed its bytes.
-A job gets at most one active attempt, at the price that holds when it is placed. A leader whose lease is gone places
-nothing.
+A job gets at most one active attempt, at the price that holds when it is placed. Running jobs never hold more money
+than is left of their team's budget. A leader whose lease is gone decides nothing.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
-from orchestrator.domain import placement
 from orchestrator.domain.errors import LeaseLostError
-from orchestrator.domain.failures import FAILURE_RULES, FailureKind
-from orchestrator.domain.jobs import Job, JobError
-from orchestrator.domain.placement import DeviceRoom, Placement
-from orchestrator.domain.pool import Device
-from orchestrator.domain.pricing import Rate
-from orchestrator.domain.spec import AUTO
+from orchestrator.domain.scheduling.actions import PREEMPTION_REASONS, Preempt, Start, Wait, WaitCode
+from orchestrator.domain.scheduling.facts import Lock, Pin, Rules
+from orchestrator.domain.scheduling.sentences import wait_sentence
 from orchestrator.domain.states import JobState
 from orchestrator.scheduler.lead import Leadership
-from orchestrator.scheduler.limits import choose_run_limit
 from orchestrator.scheduler.loop import Loop
-from orchestrator.scheduler.rooms import read_rooms, waiting_job
-from orchestrator.scheduler.spending import read_spent
-from orchestrator.store import attempts, devices, events, jobs, leader
-from orchestrator.store.session import ReadTx, Store, WriteTx
+from orchestrator.scheduler.queueing import Queueing
+from orchestrator.scheduler.starting import Starter
+from orchestrator.store import attempts, events, jobs, leader
+from orchestrator.store.events import Level
+from orchestrator.store.scheduling import PoolFacts, record_claims
+from orchestrator.store.session import Store, WriteTx
 
-JOBS_PER_PASS = 500
-JOBS_WITHOUT_REST = 50
-REST_SECONDS_PER_JOB = 0.004
-"""Sixteen times as long as reading one waiting job takes (0.25 ms: SQLite, two EPYC cores, 23 November 2026)."""
-LONGEST_REST_SECONDS = 2.0
-NO_DEVICE_PHASE = "no_device_fits"
-WAITING_PHASE = "waiting_for_room"
-PriceOf = Callable[[ReadTx, str], int]
-"""The price that holds now for a device type, in micro-dollars per device-hour."""
+EXPLAINED_PER_PASS = 100
+"""Waiting jobs, from the front of the queue, whose reason is kept with them; of the others it is found when asked."""
+SAID_ONCE = frozenset({WaitCode.BEHIND, WaitCode.NO_ROOM})
+"""Reasons that come and go with every start: an event says the first one, later ones only show as the phase."""
+PIN_SLACK_SECONDS = 60.0
+"""A pin whose expected moment moved by less is not written again."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaceFacts:
-    rooms: Sequence[DeviceRoom]
-    waiting: Sequence[Job]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewPhase:
-    """What a waiting job waits for has changed."""
+class Claims:
+    """What a waiting job has locked and pinned from now on, and whom it asks to make room for it."""
 
     job_id: str
-    phase: str
+    locks: tuple[Lock, ...]
+    pins: tuple[Pin, ...]
+    preemptions: tuple[Preempt, ...]
+
+
+Act = Start | Preempt | Claims | Wait
 
 
 class Place:
-    def __init__(
-        self,
-        store: Store,
-        leadership: Leadership,
-        price_of: PriceOf,
-        *,
-        interval_seconds: float,
-        attempt_lease_seconds: int,
-        stop_grace_seconds: int,
-    ) -> None:
+    def __init__(self, store: Store, leadership: Leadership, starter: Starter, *, rules: Rules) -> None:
         self._store = store
         self._leadership = leadership
-        self._price_of = price_of
-        self._interval_seconds = interval_seconds
-        self._attempt_lease_seconds = attempt_lease_seconds
-        self._stop_grace_seconds = stop_grace_seconds
-        self._rooms_seen: Sequence[DeviceRoom] = ()
-        self._rest_until = 0.0
+        self._starter = starter
+        self._queueing = Queueing(rules)
+        self._phases: dict[str, str] = {}
 
-    def loop(self) -> Loop[PlaceFacts, Placement | NewPhase]:
+    def loop(self, *, interval_seconds: float) -> Loop[PoolFacts | None, Act]:
         return Loop(
             name="place",
-            interval_seconds=self._interval_seconds,
+            interval_seconds=interval_seconds,
             load=self.load,
-            decide=decide_places,
+            decide=self.decide,
             apply=self.apply,
-            subject=lambda decision: decision.job_id,
-            wakes=("launch",),
+            subject=lambda act: act.job_id,
+            wakes=("launch", "watch"),
         )
 
-    def load(self) -> PlaceFacts:
-        """Behind a long queue nothing is read while no device has changed, for as long as reading it is dear."""
-        with self._store.read() as tx:
-            rooms = read_rooms(tx)
-            if rooms == self._rooms_seen and time.monotonic() < self._rest_until:
-                return PlaceFacts(rooms=(), waiting=())
-            waiting = jobs.list_placeable(tx, tx.now(), JOBS_PER_PASS)
-        self._rooms_seen = rooms
-        surplus = max(0, len(waiting) - JOBS_WITHOUT_REST)
-        self._rest_until = time.monotonic() + min(LONGEST_REST_SECONDS, surplus * REST_SECONDS_PER_JOB)
-        return PlaceFacts(rooms=rooms, waiting=waiting)
+    def load(self) -> PoolFacts | None:
+        try:
+            with self._store.read() as tx:
+                return self._queueing.refresh(tx)
+        except Exception:
+            self._queueing.forget()
+            raise
 
-    def apply(self, decision: Placement | NewPhase) -> None:
+    def decide(self, facts: PoolFacts | None) -> Sequence[Act]:
+        """Starts first, then who makes room, then why the others wait."""
+        if facts is None:
+            return ()
+        decision = self._queueing.planner.decide(facts.now)
+        drains = [preempt for preempt in decision.preemptions if preempt.for_job_id is None]
+        started = {start.job_id for start in decision.starts}
+        claims = _changed_claims(facts, decision.locks, decision.pins, decision.preemptions)
+        waits = self._explain(facts, started)
+        return [*decision.starts, *drains, *claims, *waits]
+
+    def _explain(self, facts: PoolFacts, started: set[str]) -> list[Wait]:
+        """The reasons that have changed, of the jobs at the front and of those that may not start at all."""
+        planner = self._queueing.planner
+        front = [job_id for job_id in planner.order(facts.now) if job_id not in started][:EXPLAINED_PER_PASS]
+        kept = set(front)
+        rest = [j for j in self._queueing.waiting if j not in kept and j not in self._phases and j not in started]
+        known = [job_id for job_id in (*front, *rest[:EXPLAINED_PER_PASS]) if planner.has_queued(job_id)]
+        found = planner.explain_all(known, facts.now)
+        self._phases = {j: phase for j, phase in self._phases.items() if j in self._queueing.waiting}
+        return [wait for wait in found.values() if wait and self._phases.get(wait.job_id) != wait.code.value]
+
+    def apply(self, act: Act) -> None:
         with self._store.write() as tx:
-            if isinstance(decision, NewPhase):
-                self._change_phase(tx, decision)
-            else:
-                self._place(tx, decision)
+            self._require_leadership(tx)
+            match act:
+                case Start():
+                    if not self._starter.start(tx, act):
+                        self._queueing.hurry()
+                case Preempt():
+                    self._preempt(tx, act)
+                case Claims():
+                    self._claim(tx, act)
+                case Wait():
+                    self._note_wait(tx, act)
+        if isinstance(act, Wait):
+            self._phases[act.job_id] = act.code.value
 
-    def _place(self, tx: WriteTx, choice: Placement) -> None:
-        """Check everything again under the scheduler's lock, then assign. Raises LeaseLostError without the lease."""
+    def _require_leadership(self, tx: WriteTx) -> None:
+        """Under the scheduler's lock: whoever leads now decides alone until the transaction ends."""
         tx.lock_scheduler()
         holder = leader.find_leader(tx)
         if holder is None or holder.owner != self._leadership.owner or holder.expires_at <= tx.now():
             raise LeaseLostError("Another control plane leads now.")
-        job = jobs.lock_job(tx, choice.job_id)
-        room = next((room for room in read_rooms(tx) if room.device_id == choice.device_id), None)
-        if not _may_start(job) or room is None or placement.choose_device((room,), waiting_job(job)) is None:
-            log.info("a placement is out of date", job=choice.job_id, device=choice.device_id)
+
+    def _claim(self, tx: WriteTx, claims: Claims) -> None:
+        job = jobs.lock_job(tx, claims.job_id)
+        if job.state is not JobState.QUEUED:
             return
-        rate = Rate(
-            price_usd_micros_per_hour=self._price_of(tx, room.device_type),
-            reserved_bytes=choice.reserved_bytes,
-            device_bytes=room.total_bytes,
-        )
-        if self._limit_is_used_up(tx, job, rate):
+        record_claims(tx, job.job_id, claims.locks, claims.pins)
+        for preempt in claims.preemptions:
+            self._preempt(tx, preempt)
+
+    def _preempt(self, tx: WriteTx, preempt: Preempt) -> None:
+        """Ask the victim to leave. One that ended meanwhile, or leaves already, is let be."""
+        attempt = next((a for a in attempts.list_active(tx) if a.job_id == preempt.job_id), None)
+        if attempt is None or attempt.preempt_rule is not None or attempt.lease_owner != self._leadership.owner:
             return
-        device = next(device for device in devices.list_devices(tx) if device.device_id == choice.device_id)
-        attempt = attempts.insert_attempt(
+        rule = preempt.rule
+        attempts.request_preemption(
             tx,
-            attempts.NewAttempt(
-                job_id=job.job_id,
-                device_id=device.device_id,
-                node_name=device.node_name,
-                device_type=device.device_type,
-                reserved_bytes=choice.reserved_bytes,
-                rate=rate,
-                lease_owner=self._leadership.owner,
-                lease_seconds=self._attempt_lease_seconds,
-            ),
+            attempt.attempt_id,
+            attempt.lease_token,
+            rule=rule.value,
+            for_job_id=preempt.for_job_id,
+            grace_seconds=preempt.grace_seconds,
         )
-        jobs.apply_job_transition(
-            tx,
-            job.job_id,
-            JobState.RUNNING,
-            message=_describe(attempt.number, device, rate),
-            data={"attempt": attempt.number, "device_id": device.device_id, "reserved_bytes": choice.reserved_bytes},
-            changes={"phase": "starting"},
-        )
+        jobs.record_preemption(tx, preempt.job_id)
+        for_whom = f" for {preempt.for_job_id}" if preempt.for_job_id else ""
+        message = f"The job must make room{for_whom} within {preempt.grace_seconds:.0f} s: {PREEMPTION_REASONS[rule]}."
+        data: dict[str, Any] = {"rule": rule.value, "for_job_id": preempt.for_job_id, "attempt": attempt.number}
+        events.append_event(tx, preempt.job_id, level="warn", message=message, data=data)
+        log.info("preempted", job=preempt.job_id, rule=rule.value, by=preempt.for_job_id)
 
-    def _limit_is_used_up(self, tx: WriteTx, job: Job, rate: Rate) -> bool:
-        """Earlier attempts may have left too little of a limit to run on: then the job ends here, with its reason."""
-        limit = choose_run_limit(
-            rate=rate,
-            spent=read_spent(tx, job.job_id),
-            max_cost_usd_micros=job.spec.max_cost_usd_micros,
-            max_runtime_seconds=job.spec.resources.max_runtime_seconds,
-            grace_seconds=self._stop_grace_seconds,
-        )
-        if limit is None or limit.stop_seconds >= 1:
-            return False
-        over_budget = limit.reason == "budget_exceeded"
-        kind = FailureKind.BUDGET if over_budget else FailureKind.TIMEOUT
-        field = "max_cost_usd" if over_budget else "resources.max_runtime_seconds"
-        message = f"Less than one second of {field} is left to run on."
-        jobs.apply_job_transition(
-            tx,
-            job.job_id,
-            JobState.FAILED,
-            message=f"The job has failed: {message}",
-            level="error",
-            data={"failure": kind.value},
-            changes={"error": JobError(code=kind.value, message=f"{message} {FAILURE_RULES[kind].hint}", param=field)},
-        )
-        return True
-
-    def _change_phase(self, tx: WriteTx, decision: NewPhase) -> None:
-        job = jobs.lock_job(tx, decision.job_id)
-        if not _may_start(job) or job.phase == decision.phase:
+    def _note_wait(self, tx: WriteTx, wait: Wait) -> None:
+        job = jobs.lock_job(tx, wait.job_id)
+        if job.state is not JobState.QUEUED or job.phase == wait.code.value:
             return
-        jobs.record_progress(tx, job.job_id, phase=decision.phase)
-        if decision.phase == NO_DEVICE_PHASE:
-            events.append_event(tx, job.job_id, level="warn", message=_describe_lack(job, read_rooms(tx)))
+        jobs.record_progress(tx, job.job_id, phase=wait.code.value)
+        if job.phase is None or wait.code not in SAID_ONCE:
+            level: Level = "warn" if wait.code in {WaitCode.NO_DEVICE, WaitCode.OVER_BUDGET} else "info"
+            events.append_event(
+                tx,
+                job.job_id,
+                level=level,
+                message=f"The job waits. {wait_sentence(wait)}",
+                data={"wait": wait.code.value, **wait.facts},
+            )
 
 
-def decide_places(facts: PlaceFacts) -> Sequence[Placement | NewPhase]:
-    """Placements first. A job that waits is told whether it waits for room, or for a device that does not exist."""
-    waiting = [waiting_job(job) for job in facts.waiting]
-    placements = placement.choose_placements(facts.rooms, waiting)
-    placed = {choice.job_id for choice in placements}
-    phases = []
-    for job, wait in zip(facts.waiting, waiting, strict=True):
-        if job.job_id in placed:
-            continue
-        fits = placement.could_ever_fit(facts.rooms, wait)
-        phase = WAITING_PHASE if fits else NO_DEVICE_PHASE
-        if job.phase != phase:
-            phases.append(NewPhase(job_id=job.job_id, phase=phase))
-    return [*placements, *phases]
+def _changed_claims(
+    facts: PoolFacts, locks: Sequence[Lock], pins: Sequence[Pin], preemptions: Sequence[Preempt]
+) -> list[Claims]:
+    """Of each job whose locks or pins are other ones now, or that asks somebody to leave."""
+    before = {job_id: _claims_of(job_id, facts.locks, facts.pins) for job_id in _claimers(facts.locks, facts.pins)}
+    after = {job_id: _claims_of(job_id, locks, pins) for job_id in _claimers(locks, pins)}
+    found = []
+    for job_id in sorted(before.keys() | after.keys()):
+        was, now = before.get(job_id, ((), ())), after.get(job_id, ((), ()))
+        asks = tuple(preempt for preempt in preemptions if preempt.for_job_id == job_id)
+        if asks or not _is_same(was, now):
+            found.append(Claims(job_id=job_id, locks=now[0], pins=now[1], preemptions=asks))
+    return found
 
 
-def _may_start(job: Job) -> bool:
-    return job.state is JobState.QUEUED and job.cancel_requested_at is None and job.pause_requested_at is None
+def _claimers(locks: Sequence[Lock], pins: Sequence[Pin]) -> set[str]:
+    return {lock.job_id for lock in locks} | {pin.job_id for pin in pins}
 
 
-def _describe(number: int, device: Device, rate: Rate) -> str:
-    """The device's price is for all of it; the attempt pays for its share."""
-    share = rate.reserved_bytes / rate.device_bytes
-    hourly = rate.price_usd_micros_per_hour * share / 1_000_000
-    return (
-        f"Attempt {number} starts on {device.device_id} ({device.device_type}) with "
-        f"{rate.reserved_bytes / 2**30:.2f} GiB of {rate.device_bytes / 2**30:.2f} GiB, at ${hourly:.4f} an hour."
-    )
+def _claims_of(job_id: str, locks: Sequence[Lock], pins: Sequence[Pin]) -> tuple[tuple[Lock, ...], tuple[Pin, ...]]:
+    return tuple(lock for lock in locks if lock.job_id == job_id), tuple(pin for pin in pins if pin.job_id == job_id)
 
 
-def _describe_lack(job: Job, rooms: Sequence[DeviceRoom]) -> str:
-    needs = " or ".join(f"{size / 2**30:.2f} GiB on {kind}" for kind, size in sorted((job.footprints or {}).items()))
-    wanted = job.spec.resources.device_type
-    type_text = "" if wanted == AUTO else f" of type {wanted}"
-    return (
-        f"No device of the pool could hold this job, even empty: it needs {needs}{type_text}, and the pool has "
-        f"{len(rooms)} devices. The job waits for one."
+def _is_same(was: tuple[tuple[Lock, ...], tuple[Pin, ...]], now: tuple[tuple[Lock, ...], tuple[Pin, ...]]) -> bool:
+    if was[0] != now[0] or len(was[1]) != len(now[1]):
+        return False
+    return all(
+        (old.device_id, old.bytes) == (new.device_id, new.bytes) and abs(old.at - new.at) < PIN_SLACK_SECONDS
+        for old, new in zip(was[1], now[1], strict=True)
     )

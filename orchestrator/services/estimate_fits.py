@@ -17,7 +17,8 @@ from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.sizer import Gauge, Sizer, footprints_of
 from orchestrator.domain.spec import AUTO, JobShape
-from orchestrator.services.pool import read_pool, read_price
+from orchestrator.services.pool import read_pool
+from orchestrator.store.prices import read_price
 from orchestrator.store.session import ReadTx
 
 Fit = Literal["now", "when_empty", "never"]

@@ -10,12 +10,6 @@ from orchestrator.services.teams import require_admin
 from orchestrator.store import devices, prices
 from orchestrator.store.session import ReadTx, Store
 
-DEFAULT_USD_MICROS_PER_HOUR = {"cpu": 100_000}
-"""What a device costs before an admin sets a price. Ten cents for a whole CPU machine is what clouds ask for two to
-four virtual cores with 16 to 32 GiB."""
-OTHER_USD_MICROS_PER_HOUR = 1_000_000
-"""One dollar for a GPU: high enough that a forgotten price is noticed, and budgets stop jobs rather early than late."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceView:
@@ -50,14 +44,6 @@ def read_pool(tx: ReadTx) -> tuple[DeviceView, ...]:
         DeviceView(device=device, uses=tuple(by_device.get(device.device_id, ())))
         for device in devices.list_devices(tx)
     )
-
-
-def read_price(tx: ReadTx, device_type: str) -> int:
-    """The price of the whole device that holds now, in micro-dollars per hour."""
-    price = prices.find_price(tx, device_type)
-    if price is not None:
-        return price.usd_micros_per_hour
-    return DEFAULT_USD_MICROS_PER_HOUR.get(device_type, OTHER_USD_MICROS_PER_HOUR)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from orchestrator.domain.outcomes import AttemptEnd, JobMove
 from orchestrator.domain.pace import Pace
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.protocol import Succeeded
+from orchestrator.domain.scheduling.facts import PriorityClass
 from orchestrator.domain.states import (
     ACTIVE_ATTEMPT_STATES,
     FINAL_ATTEMPT_STATES,
@@ -49,6 +50,7 @@ class NewAttempt:
     lease_seconds: float
     resumed_from_step: int | None = None
     rate_micros: int = 0
+    runs_as: PriorityClass | None = None
     attempt_id: str = field(default_factory=new_attempt_id)
 
 
@@ -96,6 +98,7 @@ def insert_attempt(tx: WriteTx, new: NewAttempt) -> Attempt:
         cursor=0,
         resumed_from_step=new.resumed_from_step,
         rate_micros=new.rate_micros,
+        runs_as=new.runs_as,
         created_at=now,
         peak_allocated_bytes=0,
         peak_reserved_bytes=0,
@@ -387,6 +390,7 @@ def _attempt(row: RowMapping) -> Attempt:
         result=None if row["result"] is None else Succeeded.model_validate(row["result"]),
         pace=None if row["pace"] is None else Pace.model_validate(row["pace"]),
         rate_micros=row["rate_micros"],
+        runs_as=None if row["runs_as"] is None else PriorityClass(row["runs_as"]),
         preempt_rule=row["preempt_rule"],
         preempted_for=row["preempted_for"],
         grace_ends_at=row["grace_ends_at"],

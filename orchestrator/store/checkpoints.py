@@ -1,5 +1,6 @@
 """Complete checkpoints. A row is written only when the manifest, which is uploaded last, was reported."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import RowMapping, delete, func, select
@@ -73,6 +74,13 @@ def find_newest_moment(tx: ReadTx, attempt_id: str) -> datetime | None:
         select(func.max(checkpoints.c.created_at)).where(checkpoints.c.attempt_id == attempt_id)
     )
     return moment
+
+
+def list_newest_moments(tx: ReadTx, attempt_ids: Collection[str]) -> dict[str, datetime]:
+    """As `find_newest_moment`, for many; an attempt without a checkpoint is absent."""
+    newest = func.max(checkpoints.c.created_at).label("newest")
+    query = select(checkpoints.c.attempt_id, newest).where(checkpoints.c.attempt_id.in_(sorted(attempt_ids)))
+    return {row["attempt_id"]: row["newest"] for row in tx.rows(query.group_by(checkpoints.c.attempt_id))}
 
 
 def delete_checkpoint(tx: WriteTx, checkpoint_id: str) -> bool:

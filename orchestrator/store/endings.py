@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.domain.attempts import Attempt, LedgerEntry
 from orchestrator.domain.failures import Blame, Failure, FailureKind
 from orchestrator.domain.jobs import Job, JobError
-from orchestrator.domain.observations import observe_attempt
+from orchestrator.domain.observations import forget_plan, observe_attempt
 from orchestrator.domain.outcomes import AttemptEnd, JobFacts, JobMove, decide_job_move
 from orchestrator.domain.pricing import Interval, split_attempt
 from orchestrator.domain.remedies import ShortJob, choose_remedy, describe_way_out
@@ -147,7 +147,7 @@ def _job_changes(tx: WriteTx, move: JobMove, job: Job, short: ShortJob | None) -
     if move.remedy is not None:
         changes |= {"plan": move.remedy.plan, "footprints": dict(move.remedy.footprints)}
         if move.remedy.plan != job.plan and job.estimate is not None:
-            changes["estimate"] = _forget_plan(job.estimate)
+            changes["estimate"] = forget_plan(job.estimate)
     if move.state is JobState.FAILED:
         assert move.failure is not None, "a job fails because an attempt failed"
         message = f"{move.failure.message.rstrip()} {_hint(tx, move.failure, short, job)}"
@@ -157,12 +157,6 @@ def _job_changes(tx: WriteTx, move: JobMove, job: Job, short: ShortJob | None) -
     if move.state is JobState.QUEUED:
         changes["not_before_at"] = tx.now() + timedelta(seconds=move.delay_seconds)
     return changes
-
-
-def _forget_plan(estimate: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what was predicted of a plan that is trained no more: compared with another's run it teaches nothing."""
-    times = {kind: {**time, "uncalibrated": {}} for kind, time in (estimate.get("time") or {}).items()}
-    return {**estimate, "memory": {}, "time": times, "savings": []}
 
 
 def _hint(tx: WriteTx, failure: Failure, short: ShortJob | None, job: Job) -> str:

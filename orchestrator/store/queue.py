@@ -67,6 +67,12 @@ def list_versions(tx: ReadTx) -> dict[str, int]:
     return {row["job_id"]: row["last_event_seq"] for row in tx.rows(query)}
 
 
+def count_due(tx: ReadTx, now: datetime) -> int:
+    """Queued jobs whose retry was held back until some moment that is over."""
+    query = select(func.count()).where(jobs.c.state == JobState.QUEUED, jobs.c.not_before_at <= now)
+    return int(tx.scalar(query) or 0)
+
+
 def list_jobs_of(tx: ReadTx, job_ids: Sequence[str]) -> list[Job]:
     """These jobs, those that exist."""
     return [read_job(row) for row in tx.rows(select(jobs).where(jobs.c.job_id.in_(job_ids)))]

@@ -107,7 +107,7 @@ def test_two_jobs_share_a_device_and_a_third_waits_for_room(rig: Rig) -> None:
     rig.step()
     states = [rig.job(job.job_id).state for job in (first, second, third)]
     assert states == [JobState.RUNNING, JobState.RUNNING, JobState.QUEUED]
-    assert rig.job(third.job_id).phase == "waiting_for_room"
+    assert rig.job(third.job_id).phase == "waits_for_room"
     (attempt,) = rig.attempts(first.job_id)
     rig.report(attempt, success(attempt))
     rig.step()

@@ -26,7 +26,6 @@ from orchestrator.runtime.local import LocalLauncher
 from orchestrator.scheduler.control import ControlPlane
 from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.services.adapters import Adapters
-from orchestrator.services.pool import read_price
 from orchestrator.store import (
     adapters,
     attempts,
@@ -40,6 +39,7 @@ from orchestrator.store import (
     metrics,
     models,
 )
+from orchestrator.store.prices import read_price
 from orchestrator.store.session import Store
 from tests.support.control import SETTINGS
 from tests.support.launchers import GIB, cpu_device

@@ -6,10 +6,8 @@ from typing import Any
 from orchestrator.domain.placement import (
     DeviceKind,
     DeviceRoom,
-    Placement,
     WaitingJob,
     choose_device,
-    choose_placements,
     could_ever_fit,
     fits,
 )
@@ -29,45 +27,25 @@ def job(name: str, need: int, *, age: int = 0, priority: int = 0, **more: Any) -
     return WaitingJob(job_id=name, priority=priority, queued_at=START - timedelta(seconds=age), **values)
 
 
-def place(devices: list[DeviceRoom], *jobs: WaitingJob) -> dict[str, str]:
-    return {placement.job_id: placement.device_id for placement in choose_placements(devices, jobs)}
-
-
-def test_the_oldest_goes_first_and_one_that_does_not_fit_lets_others_pass() -> None:
-    devices = [room("a", 24)]
-    assert place(devices, job("young", 20, age=1), job("old", 20, age=2)) == {"old": "a"}
-    assert place(devices, job("young", 20, age=1), job("big", 30, age=2)) == {"young": "a"}
-
-
-def test_priority_comes_before_age() -> None:
-    assert place([room("a", 24)], job("old", 20, age=9), job("urgent", 20, priority=1)) == {"urgent": "a"}
-
-
-def test_several_jobs_share_a_device_while_there_is_room() -> None:
-    found = choose_placements([room("a", 24)], [job("x", 10), job("y", 10), job("z", 10)])
-    assert found == [
-        Placement(job_id="x", device_id="a", reserved_bytes=10),
-        Placement(job_id="y", device_id="a", reserved_bytes=10),
-    ]
+def place(devices: list[DeviceRoom], wanted: WaitingJob) -> str | None:
+    chosen = choose_device(devices, wanted)
+    return None if chosen is None else chosen.device_id
 
 
 def test_the_smallest_device_that_suffices_then_the_tightest_then_the_first_by_name() -> None:
-    assert place([room("big", 80), room("small", 24)], job("x", 10)) == {"x": "small"}
-    assert place([room("empty", 24), room("used", 24, 12)], job("x", 10)) == {"x": "used"}
-    assert place([room("b", 24), room("a", 24)], job("x", 10)) == {"x": "a"}
+    assert place([room("big", 80), room("small", 24)], job("x", 10)) == "small"
+    assert place([room("empty", 24), room("used", 24, 12)], job("x", 10)) == "used"
+    assert place([room("b", 24), room("a", 24)], job("x", 10)) == "a"
 
 
 def test_free_bytes_of_two_devices_are_never_added() -> None:
-    assert place([room("a", 24, 8), room("b", 24, 8)], job("x", 10)) == {}
+    assert place([room("a", 24, 8), room("b", 24, 8)], job("x", 10)) is None
 
 
 def test_an_exclusive_job_takes_a_whole_empty_device() -> None:
     alone = job("x", 4, exclusive=True)
-    assert choose_placements([room("a", 24), room("b", 80)], [alone]) == [
-        Placement(job_id="x", device_id="a", reserved_bytes=24)
-    ]
-    assert place([room("a", 24, 23)], alone) == {}
-    assert place([room("a", 24)], alone, job("y", 1, age=-1)) == {"x": "a"}
+    assert place([room("a", 24, 23), room("b", 80)], alone) == "b"
+    assert place([room("a", 24, 23)], alone) is None
 
 
 def test_a_device_that_is_away_takes_nothing_and_still_could() -> None:
@@ -78,9 +56,9 @@ def test_a_device_that_is_away_takes_nothing_and_still_could() -> None:
 
 def test_a_job_goes_only_to_its_type_and_to_kinds_that_it_has_a_size_for() -> None:
     devices = [room("a", 24), room("c", 64, kind="cpu", device_type="cpu")]
-    assert place(devices, job("x", 10, device_type="cpu")) == {}
+    assert place(devices, job("x", 10, device_type="cpu")) is None
     sizes = {"cuda": 30, "cpu": 40}
-    assert place(devices, job("x", 0, bytes_by_kind=sizes)) == {"x": "c"}
+    assert place(devices, job("x", 0, bytes_by_kind=sizes)) == "c"
     assert not could_ever_fit(devices, job("x", 0, bytes_by_kind={"cpu": 40}, device_type="rtx"))
 
 

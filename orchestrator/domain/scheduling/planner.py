@@ -59,6 +59,10 @@ class Planner:
         """All pins, as the last decision named them."""
         self._state.set_pins(pins)
 
+    def has_queued(self, job_id: str) -> bool:
+        """Whether the job is known to wait."""
+        return job_id in self._state.waiting
+
     def explain(self, job_id: str, now: float) -> Wait | None:
         """The one top reason why the job waits; None for a job that starts now. Raises KeyError for an unknown job."""
         return self.explain_all([job_id], now)[job_id]

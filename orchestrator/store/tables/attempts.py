@@ -68,6 +68,7 @@ attempts = Table(
     Column("preempted_for", Str),
     Column("grace_ends_at", Moment),
     Column("rate_micros", BigInteger, nullable=False, server_default="0"),
+    Column("runs_as", Str),
     ForeignKeyConstraint(["job_id", "team_id"], ["jobs.job_id", "jobs.team_id"]),
     one_of("state", AttemptState),
     CheckConstraint(f"(ended_at IS NULL) = ({_ACTIVE})", name="ended_means_final"),

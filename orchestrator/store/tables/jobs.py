@@ -81,6 +81,7 @@ jobs = Table(
     Column("preemptions", Json),
     Column("alternatives", Json),
     Column("held_usd_micros", BigInteger, nullable=False, server_default="0"),
+    Column("claims", Json),
     one_of("state", JobState),
     CheckConstraint(
         f"(finished_at IS NOT NULL) = (state IN ({sql_list(FINAL_JOB_STATES)}))", name="finished_means_final"

@@ -33,12 +33,14 @@ COLUMNS: Mapping[str, Sequence[tuple[str, sa.types.TypeEngine[Any], str | None]]
         ("preemptions", sa.Text(), None),
         ("alternatives", sa.Text(), None),
         ("held_usd_micros", sa.BigInteger(), "0"),
+        ("claims", sa.Text(), None),
     ),
     "attempts": (
         ("preempt_rule", sa.Text(), None),
         ("preempted_for", sa.Text(), None),
         ("grace_ends_at", MOMENT, None),
         ("rate_micros", sa.BigInteger(), "0"),
+        ("runs_as", sa.Text(), None),
     ),
 }
 """By table: name, type, and the default of a column that is never NULL."""
