@@ -9,7 +9,7 @@ import heapq
 from collections import Counter
 from math import floor, log
 
-from orchestrator.domain.scheduling.facts import Rules, RunningJob, TeamTerms
+from orchestrator.domain.scheduling.facts import PriorityClass, Rules, RunningJob, TeamTerms
 
 _FRACTION = 1 << 24
 """Steps of the decay factor that sums are kept in."""
@@ -91,6 +91,7 @@ class TeamBook:
         self.rate_micros = 0
         self.stopping_micros = 0
         self.users: Counter[str] = Counter()
+        self.classes: Counter[PriorityClass] = Counter()
         self.running: dict[str, RunningJob] = {}
         self._rules = rules
         self._clock = UsageClock(rules)
@@ -102,6 +103,7 @@ class TeamBook:
         self.rate_micros += rate
         self.stopping_micros += rate if job.is_stopping else 0
         self.users[job.user_id] += 1
+        self.classes[job.priority_class] += 1
         charged = min(max(job.expected_end_at - job.started_at, 0.0), self._rules.start_charge_seconds)
         self._clock.add(job.job_id, rate, job.started_at, charged)
 
@@ -110,6 +112,7 @@ class TeamBook:
         rate = self._rates.pop(job_id)
         self.rate_micros -= rate
         self.stopping_micros -= rate if job.is_stopping else 0
+        self.classes[job.priority_class] -= 1
         self.users[job.user_id] -= 1
         if not self.users[job.user_id]:
             del self.users[job.user_id]

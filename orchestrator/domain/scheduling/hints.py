@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.domain.scheduling.context import Pass
+from orchestrator.domain.scheduling.holding import Holding
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import Level
 from orchestrator.domain.scheduling.rooms import Ask
-from orchestrator.domain.scheduling.round import Round
 
 
 class HintCode(StrEnum):
@@ -30,7 +31,7 @@ class Hint:
     facts: Mapping[str, Any]
 
 
-def find_hints(found: Round, waiting: Waiting) -> tuple[Hint, ...]:
+def find_hints(found: Pass, waiting: Waiting) -> tuple[Hint, ...]:
     """What would change the job's wait; empty when room is not what it waits for."""
     if not found.is_ready(waiting):
         return ()
@@ -41,7 +42,7 @@ def find_hints(found: Round, waiting: Waiting) -> tuple[Hint, ...]:
     return tuple(_other_types(found, ask))
 
 
-def _hints(found: Round, waiting: Waiting, ask: Ask) -> Iterator[Hint]:
+def _hints(found: Pass, waiting: Waiting, ask: Ask) -> Iterator[Hint]:
     yield from _other_types(found, ask)
     yield from _smaller(found, ask)
     yield from _shorter(found, waiting, ask)
@@ -50,7 +51,7 @@ def _hints(found: Round, waiting: Waiting, ask: Ask) -> Iterator[Hint]:
     yield from _after(found, waiting)
 
 
-def _other_types(found: Round, ask: Ask) -> Iterator[Hint]:
+def _other_types(found: Pass, ask: Ask) -> Iterator[Hint]:
     if ask.device_types is None:
         return
     rooms = found.state.rooms
@@ -60,7 +61,7 @@ def _other_types(found: Round, ask: Ask) -> Iterator[Hint]:
         yield Hint(code=HintCode.OTHER_TYPE, facts={"device_types": fitting})
 
 
-def _smaller(found: Round, ask: Ask) -> Iterator[Hint]:
+def _smaller(found: Pass, ask: Ask) -> Iterator[Hint]:
     """The most bytes that one replica could have now. Gangs are left out: their devices would have to agree."""
     if ask.replicas > 1 or ask.exclusive:
         return
@@ -74,7 +75,7 @@ def _smaller(found: Round, ask: Ask) -> Iterator[Hint]:
         yield Hint(code=HintCode.SMALLER, facts={"bytes": ask.free_on(best), "device": best.device_id})
 
 
-def _shorter(found: Round, waiting: Waiting, ask: Ask) -> Iterator[Hint]:
+def _shorter(found: Pass, waiting: Waiting, ask: Ask) -> Iterator[Hint]:
     """A pinned device that has room until its holder gets it."""
     for device_id, pin in sorted(found.overlay.pinned.items(), key=lambda item: (-item[1].at, item[0])):
         room = found.state.rooms.devices[device_id]
@@ -85,9 +86,9 @@ def _shorter(found: Round, waiting: Waiting, ask: Ask) -> Iterator[Hint]:
             return
 
 
-def _after(found: Round, waiting: Waiting) -> Iterator[Hint]:
+def _after(found: Pass, waiting: Waiting) -> Iterator[Hint]:
     """The job whose end gives the last of the room that the job can have soonest."""
-    pins = found.overlay.pins.get(waiting.job.job_id) or found.soonest(waiting)
+    pins = found.overlay.pins.get(waiting.job.job_id) or Holding(found).soonest(waiting)
     if not pins:
         return
     at = max(pin.at for pin in pins)

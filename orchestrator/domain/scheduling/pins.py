@@ -4,7 +4,9 @@ A later job may use a pinned device when it leaves the pin's moment where it is:
 the holder suffices, or it runs as idle, has checkpoints and can be asked to leave in time.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from orchestrator.domain.scheduling.facts import Pin
 from orchestrator.domain.scheduling.overlay import Overlay
@@ -58,11 +60,17 @@ def soonest_slot(room: DeviceRoom, ask: Ask, overlay: Overlay, now: float) -> Sl
     needed = ask.needs_on(room)
     if needed is None or not (room.is_open or room.device_id in ask.offers):
         return None
-    free = ask.free_on(room)
+    at = moment_of(room, needed, ask.offers, overlay, now)
+    return None if at == inf else Slot(at=at, room=room, bytes=needed)
+
+
+def moment_of(room: DeviceRoom, needed: int, offers: Mapping[str, int], overlay: Overlay, now: float) -> float:
+    """When so many bytes are expected to be free for a job with these offers; infinity for never."""
+    free = room.free_bytes + offers.get(room.device_id, 0)
     if needed <= free:
-        return Slot(at=now, room=room, bytes=needed)
+        return now
     for at, size_bytes in overlay.departures(room.device_id):
         free += size_bytes
         if needed <= free:
-            return Slot(at=at, room=room, bytes=needed)
-    return None
+            return at
+    return inf

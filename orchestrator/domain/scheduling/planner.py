@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from orchestrator.domain.scheduling.actions import Decision, Wait
+from orchestrator.domain.scheduling.context import Pass
 from orchestrator.domain.scheduling.facts import Lock, Pin, QueuedJob, Rules, RunningJob, SharedDevice, TeamTerms
 from orchestrator.domain.scheduling.hints import Hint, find_hints
 from orchestrator.domain.scheduling.placement_policies import PlacementPolicy, get_policy
@@ -96,10 +97,10 @@ class Planner:
             return found.decision()
 
     @contextmanager
-    def _pass(self, now: float) -> Iterator[Round]:
-        found = Round(self._state, self._policy, now)
+    def _pass(self, now: float) -> Iterator[Pass]:
+        one = Round(self._state, self._policy, now)
         try:
-            found.run()
-            yield found
+            one.run()
+            yield one.found
         finally:
-            found.close()
+            one.close()

@@ -9,17 +9,16 @@ Nobody is asked who started less than the minimum run time ago, has no checkpoin
 too often of late.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
 
 from orchestrator.domain.scheduling.actions import PreemptionRule
 from orchestrator.domain.scheduling.facts import PriorityClass, QueuedJob, Rules, RunningJob
-from orchestrator.domain.scheduling.order import WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.placement_policies import PlacementPolicy
-from orchestrator.domain.scheduling.rooms import Ask, Rooms
+from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.tallies import Tally, TallyOf
 
-_RANKS = {PriorityClass.URGENT: 0, PriorityClass.NORMAL: 1, PriorityClass.IDLE: 2}
+CLASS_RANKS: Mapping[PriorityClass, int] = {PriorityClass.URGENT: 0, PriorityClass.NORMAL: 1, PriorityClass.IDLE: 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,17 +37,12 @@ class Starter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Victim:
+    """`key` orders victims, the first to go first."""
+
     job: RunningJob
     rule: PreemptionRule
     rate_micros: int
-
-
-@dataclass(kw_only=True, slots=True)
-class Eviction:
-    """Victims, and the devices on which the starter fits once they are gone."""
-
-    victims: list[Victim]
-    device_ids: tuple[str, ...] = field(default=())
+    key: tuple[bool, float, float, float, str]
 
 
 def attained_turn(attained_seconds: float, rules: Rules) -> int:
@@ -60,6 +54,8 @@ def is_exempt(victim: RunningJob, rules: Rules, now: float) -> bool:
     """Whether the job may not be preempted now by any rule."""
     if victim.is_stopping or now - victim.started_at < rules.least_run_seconds:
         return True
+    if not victim.preempted_at:
+        return False
     recent = sum(at > now - rules.preemption_window_seconds for at in victim.preempted_at)
     return recent >= rules.most_preemptions
 
@@ -69,17 +65,16 @@ def choose_rule(
 ) -> PreemptionRule | None:
     """The rule by which the starter may take the victim's place, or None. Exemptions are judged before."""
     job = starter.job
-    theirs = tally_of(victim.team_id)
     is_own = victim.team_id == job.team_id
     if starter.over_micros > 0 and not is_own:
         return None
-    if not is_own and starter.level in WITHIN_LEVELS and theirs.above_guarantee > 0:
+    if not is_own and starter.level in WITHIN_LEVELS and tally_of(victim.team_id).above_guarantee > 0:
         return PreemptionRule.RECLAIM
     if not victim.checkpointable:
         return None
     if victim.priority_class is PriorityClass.IDLE:
         return PreemptionRule.CLASS
-    if is_own and _RANKS[job.priority_class] < _RANKS[victim.priority_class]:
+    if is_own and CLASS_RANKS[job.priority_class] < CLASS_RANKS[victim.priority_class]:
         return PreemptionRule.CLASS
     return _rule_among_borrowers(starter, victim, victim_rate, tally_of, rules)
 
@@ -87,103 +82,69 @@ def choose_rule(
 def _rule_among_borrowers(
     starter: Starter, victim: RunningJob, victim_rate: int, tally_of: TallyOf, rules: Rules
 ) -> PreemptionRule | None:
-    theirs, own = tally_of(victim.team_id), tally_of(starter.job.team_id)
+    if not (rules.borrower_fairness or rules.turns_hours):
+        return None
+    theirs = tally_of(victim.team_id)
     if theirs.above_guarantee <= 0:
         return None
-    is_other = victim.team_id != starter.job.team_id
-    if rules.borrower_fairness and is_other:
-        with_job = _borrowed_share(own, starter.rate_micros)
-        if with_job < _borrowed_share(theirs, -victim_rate):
+    if rules.borrower_fairness and victim.team_id != starter.job.team_id:
+        with_job = borrowed_share(tally_of(starter.job.team_id), starter.rate_micros)
+        if with_job < borrowed_share(theirs, -victim_rate):
             return PreemptionRule.FAIRNESS
     if rules.turns_hours and starter.turn < attained_turn(victim.attained_seconds, rules):
         return PreemptionRule.TURNS
     return None
 
 
-def _borrowed_share(tally: Tally, change_micros: int) -> float:
+def borrowed_share(tally: Tally, change_micros: int = 0) -> float:
+    """What the team borrows per weight, once all that was asked to leave has left."""
     weight = tally.book.terms.weight
     borrowed = max(0, tally.above_guarantee + change_micros)
-    return borrowed / weight if weight > 0 else float("inf") if borrowed else 0.0
+    if weight > 0:
+        return borrowed / weight
+    return inf if borrowed else 0.0
 
 
-class Evictions:
-    """Chooses victims for one starter at a time, on the rooms of a pass. Leaves the rooms as they are."""
+def as_victim(starter: Starter, job: RunningJob, tally_of: TallyOf, rules: Rules, now: float) -> Victim | None:
+    """The job as a victim of the starter, None if no rule allows it. Idle first, then of the team furthest above its
+    share, then least work lost, then newest."""
+    if is_exempt(job, rules, now):
+        return None
+    tally = tally_of(job.team_id)
+    rate = tally.book.rate_of(job.job_id)
+    rule = choose_rule(starter, job, rate, tally_of, rules)
+    if rule is None:
+        return None
+    lost = rate * max(now - job.saved_at, 0.0)
+    key = (
+        job.priority_class is not PriorityClass.IDLE,
+        -borrowed_share(tally),
+        lost,
+        -job.started_at,
+        job.job_id,
+    )
+    return Victim(job=job, rule=rule, rate_micros=rate, key=key)
 
-    def __init__(self, rooms: Rooms, policy: PlacementPolicy, tally_of: TallyOf, rules: Rules, now: float) -> None:
-        self._rooms = rooms
-        self._policy = policy
-        self._tally_of = tally_of
-        self._rules = rules
-        self._now = now
 
-    def choose(self, starter: Starter, ask: Ask, running: Mapping[str, RunningJob]) -> Eviction | None:
-        """The victims that make room for all replicas, none of them needless; None if no choice of them does."""
-        taken: list[Victim] = []
-        device_ids: tuple[str, ...] | None = None
-        try:
-            for victim in self._in_order(starter, running.values()):
-                self._leave(victim)
-                taken.append(victim)
-                if self._may_fit(starter, taken, ask):
-                    device_ids = self._policy.choose(self._rooms, ask)
-                    if device_ids is not None:
-                        break
-            if device_ids is None:
-                return None
-            self._put_back_needless(starter, taken, ask, device_ids)
-            return Eviction(victims=taken, device_ids=device_ids)
-        finally:
-            for victim in taken:
-                self._return(victim)
+GroupKey = tuple[object, ...]
 
-    def _in_order(self, starter: Starter, running: Iterable[RunningJob]) -> Iterator[Victim]:
-        """Idle first, then of the team furthest above its share, least work lost, newest. Judged anew after each."""
-        left = {job.job_id: job for job in running if not is_exempt(job, self._rules, self._now)}
-        while True:
-            candidates = [victim for job in left.values() if (victim := self._as_victim(starter, job)) is not None]
-            if not candidates:
-                return
-            victim = min(candidates, key=self._key)
-            del left[victim.job.job_id]
-            yield victim
 
-    def _as_victim(self, starter: Starter, job: RunningJob) -> Victim | None:
-        rate = self._tally_of(job.team_id).book.rate_of(job.job_id)
-        rule = choose_rule(starter, job, rate, self._tally_of, self._rules)
-        return None if rule is None else Victim(job=job, rule=rule, rate_micros=rate)
+def victim_group(starter: Starter, tally: Tally, has_borrowers: bool, has_idle: bool, rules: Rules) -> GroupKey | None:
+    """Starters with the same key have the same victims; None for a starter that cannot have any.
 
-    def _key(self, victim: Victim) -> tuple[bool, float, float, float, str]:
-        job = victim.job
-        above = _borrowed_share(self._tally_of(job.team_id), 0)
-        lost = victim.rate_micros * max(self._now - job.saved_at, 0.0)
-        return job.priority_class is not PriorityClass.IDLE, -above, lost, -job.started_at, job.job_id
-
-    def _may_fit(self, starter: Starter, taken: list[Victim], ask: Ask) -> bool:
-        """One replica must fit a device that the last victim leaves, or nothing has changed for the starter."""
-        if starter.over_micros > 0:
-            return sum(victim.rate_micros for victim in taken) >= starter.over_micros
-        rooms, victim = self._rooms.devices, taken[-1]
-        return any(hold.device_id in rooms and ask.fits(rooms[hold.device_id]) for hold in victim.job.holds)
-
-    def _put_back_needless(self, starter: Starter, taken: list[Victim], ask: Ask, device_ids: tuple[str, ...]) -> None:
-        rooms = [self._rooms.devices[device_id] for device_id in device_ids]
-        for victim in reversed(list(taken)):
-            self._return(victim)
-            spared = sum(other.rate_micros for other in taken) - victim.rate_micros
-            is_needless = starter.over_micros <= 0 or spared >= starter.over_micros
-            if is_needless and all(ask.fits(room) for room in rooms):
-                taken.remove(victim)
-            else:
-                self._leave(victim)
-
-    def _leave(self, victim: Victim) -> None:
-        self._tally_of(victim.job.team_id).leaving_micros += victim.rate_micros
-        for hold in victim.job.holds:
-            if hold.device_id in self._rooms.devices:
-                self._rooms.give(hold.device_id, hold.bytes)
-
-    def _return(self, victim: Victim) -> None:
-        self._tally_of(victim.job.team_id).leaving_micros -= victim.rate_micros
-        for hold in victim.job.holds:
-            if hold.device_id in self._rooms.devices:
-                self._rooms.take(hold.device_id, hold.bytes)
+    `has_borrowers` says that some other team is above its guarantee, `has_idle` that some job runs as idle.
+    """
+    if starter.level in IDLE_LEVELS or not rules.preemption:
+        return None
+    is_within = starter.level in WITHIN_LEVELS
+    rank = CLASS_RANKS[starter.job.priority_class]
+    has_own = any(CLASS_RANKS[each] > rank for each, count in tally.book.classes.items() if count)
+    has_fair = rules.borrower_fairness and has_borrowers
+    has_turns = bool(rules.turns_hours)
+    is_over = starter.over_micros > 0
+    if is_over and not has_own:
+        return None
+    if not (has_own or has_idle or has_fair or has_turns or (is_within and has_borrowers)):
+        return None
+    own = (starter.job.team_id, rank) if has_own or has_fair or has_turns else None
+    return is_within, own, starter.turn if has_turns else None, starter.over_micros

@@ -4,24 +4,26 @@ Free bytes are whole numbers of bytes and already exclude what runs, what is hel
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.domain.placement import DeviceKind
+from orchestrator.domain.scheduling.device_index import BinKey, Bins
 from orchestrator.domain.scheduling.facts import SharedDevice
 
 NOT_OFFERED = -1
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class NodeRoom:
     """One machine. `free_bytes` is the sum over its devices: it says how full the node is, never what fits."""
 
     name: str
     devices: list["DeviceRoom"] = field(default_factory=list)
+    shelves: dict[str, "Shelf"] = field(default_factory=dict)
     free_bytes: int = 0
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class DeviceRoom:
     """`is_open` is False for a device that is offered to nobody by default: not schedulable, or pinned by somebody."""
 
@@ -33,6 +35,34 @@ class DeviceRoom:
     weight_micros: int
     free_bytes: int
     is_open: bool = True
+
+    @property
+    def fullness(self) -> tuple[int, str]:
+        return self.node.free_bytes, self.device_id
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Shelf:
+    """The devices of one type on one node: what a gang is placed on. `filed` is its place in the bins by gang size."""
+
+    node: NodeRoom
+    device_type: str
+    kind: DeviceKind
+    devices: list[DeviceRoom] = field(default_factory=list)
+    filed: dict[int, tuple[BinKey, int]] = field(default_factory=dict)
+
+    @property
+    def fullness(self) -> tuple[int, str]:
+        return self.node.free_bytes, self.node.name
+
+    @property
+    def key(self) -> BinKey:
+        return max(room.usable_bytes for room in self.devices), self.device_type, self.kind
+
+    def kth_free(self, count: int) -> int:
+        """The free bytes of the open device that is `count`-th from the emptiest; NOT_OFFERED without so many."""
+        frees = sorted((room.free_bytes for room in self.devices if room.is_open), reverse=True)
+        return frees[count - 1] if len(frees) >= count else NOT_OFFERED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,12 +91,19 @@ class Ask:
 
     def needs_on(self, room: DeviceRoom) -> int | None:
         """The bytes that one replica reserves on this device; None where its kind or type rules it out."""
-        needed = self.bytes_by_kind.get(room.kind)
-        if needed is None or (self.device_types is not None and room.device_type not in self.device_types):
+        return self.needs_in((room.usable_bytes, room.device_type, room.kind))
+
+    def needs_in(self, key: BinKey) -> int | None:
+        """The same for any device of a bin."""
+        usable, device_type, kind = key
+        needed = self.bytes_by_kind.get(kind)
+        if (
+            needed is None
+            or needed > usable
+            or (self.device_types is not None and device_type not in self.device_types)
+        ):
             return None
-        if needed > room.usable_bytes:
-            return None
-        return room.usable_bytes if self.exclusive else needed
+        return usable if self.exclusive else needed
 
     def fits(self, room: DeviceRoom) -> bool:
         """Whether one replica fits this device now."""
@@ -77,13 +114,19 @@ class Ask:
 
 
 class Rooms:
-    """All devices by id and by node. Changes go through `take` and `give`, so that what is derived stays true."""
+    """All devices by id and by node. Changes go through `take`, `give` and `open`, which keep the bins true."""
 
     def __init__(self, devices: Iterable[SharedDevice] = ()) -> None:
         self.devices: dict[str, DeviceRoom] = {}
         self.nodes: dict[str, NodeRoom] = {}
+        self.bins: Bins[DeviceRoom] = Bins()
+        self.shelves: list[Shelf] = []
+        self._shelf_bins: dict[int, Bins[Shelf]] = {}
+        self._moved: dict[Shelf, None] = {}
         for device in sorted(devices, key=lambda device: device.device_id):
             self._add(device)
+        for room in self.devices.values():
+            self._file(room)
 
     def _add(self, device: SharedDevice) -> None:
         node = self.nodes.setdefault(device.node_name, NodeRoom(name=device.node_name))
@@ -100,12 +143,22 @@ class Rooms:
         self.devices[device.device_id] = room
         node.devices.append(room)
         node.free_bytes += room.free_bytes
+        shelf = node.shelves.get(room.device_type)
+        if shelf is None:
+            shelf = node.shelves[room.device_type] = Shelf(node=node, device_type=room.device_type, kind=room.kind)
+            self.shelves.append(shelf)
+        shelf.devices.append(room)
 
     def take(self, device_id: str, size_bytes: int) -> None:
         """Remove bytes from what is free. A device may go below nothing when it shrank under what runs on it."""
         room = self.devices[device_id]
+        node = room.node
+        self._unfile(room)
         room.free_bytes -= size_bytes
-        room.node.free_bytes -= size_bytes
+        node.free_bytes -= size_bytes
+        for sibling in node.devices:
+            self._file(sibling)
+        self._note(room)
 
     def give(self, device_id: str, size_bytes: int) -> None:
         """Return bytes to what is free."""
@@ -113,8 +166,55 @@ class Rooms:
 
     def open(self, device_id: str, *, is_open: bool) -> None:
         """Offer the device to everybody, or to nobody but those with an offer of their own."""
-        self.devices[device_id].is_open = is_open
+        room = self.devices[device_id]
+        if room.is_open == is_open:
+            return
+        self._unfile(room)
+        room.is_open = is_open
+        self._file(room)
+        self._note(room)
 
     def fitting(self, ask: Ask) -> Iterable[DeviceRoom]:
         """Every device on which one replica of `ask` fits now, by device id. Looks at all devices."""
         return (room for room in self.devices.values() if ask.fits(room))
+
+    def has_room(self, ask: Ask) -> bool:
+        """Whether the open devices may hold the ask; False is certain, True leaves a gang's details to be seen."""
+        if ask.replicas > 1 and (ask.exclusive or not ask.same_node):
+            single = replace(ask, exclusive=False)
+            return any(each.most >= needed for _, needed, each in self.bins.by_size(single.needs_in))
+        bins: Bins[DeviceRoom] | Bins[Shelf] = self.bins if ask.replicas == 1 else self.gang_bins(ask.replicas)
+        return any(each.most >= needed for _, needed, each in bins.by_size(ask.needs_in))
+
+    def gang_bins(self, replicas: int) -> Bins[Shelf]:
+        """Shelves by the free bytes of their `replicas`-th emptiest device."""
+        if replicas not in self._shelf_bins:
+            self._shelf_bins[replicas] = Bins()
+            self._moved.update(dict.fromkeys(self.shelves))
+        for shelf in self._moved:
+            self._refile(shelf)
+        self._moved.clear()
+        return self._shelf_bins[replicas]
+
+    def _file(self, room: DeviceRoom) -> None:
+        if room.is_open:
+            self.bins.put((room.usable_bytes, room.device_type, room.kind), room.free_bytes, room)
+
+    def _unfile(self, room: DeviceRoom) -> None:
+        if room.is_open:
+            key = (room.usable_bytes, room.device_type, room.kind)
+            self.bins.bins[key].drop(room.free_bytes, room.device_id)
+
+    def _note(self, room: DeviceRoom) -> None:
+        if self._shelf_bins:
+            self._moved.update(dict.fromkeys(room.node.shelves.values()))
+
+    def _refile(self, shelf: Shelf) -> None:
+        for replicas, bins in self._shelf_bins.items():
+            filed = shelf.filed.pop(replicas, None)
+            if filed is not None:
+                bins.bins[filed[0]].drop(filed[1], shelf.node.name)
+            free = shelf.kth_free(replicas)
+            if free > 0:
+                shelf.filed[replicas] = (shelf.key, free)
+                bins.put(shelf.key, free, shelf)

@@ -3,7 +3,7 @@
 A spot is one footprint's room: its bytes, replicas and device types. A shape is a job's spots in order of preference.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from orchestrator.domain.placement import DeviceKind
 from orchestrator.domain.scheduling.facts import QueuedJob, SharedDevice
@@ -77,6 +77,9 @@ class Shapes:
             shape = self._shapes[keys] = Shape(keys, spots)
         shape.jobs += 1
         return shape
+
+    def __iter__(self) -> Iterator[Shape]:
+        return iter(self._shapes.values())
 
     def release(self, shape: Shape) -> None:
         """Count it once less; one that nobody has is forgotten, its spots with the next pool."""

@@ -37,6 +37,7 @@ class State:
         self.waiting: dict[str, Waiting] = {}
         self.running: dict[str, RunningJob] = {}
         self.running_on: dict[str, dict[str, int]] = {}
+        self.stopping: set[str] = set()
         self.arrays: Counter[str] = Counter()
         self.locks: tuple[Lock, ...] = ()
         self.pins: tuple[Pin, ...] = ()
@@ -113,6 +114,8 @@ class State:
         self.version += 1
         self._know_team(job.team_id)
         self.running[job.job_id] = job
+        if job.is_stopping:
+            self.stopping.add(job.job_id)
         if job.array_id is not None:
             self.arrays[job.array_id] += 1
         self._take(job)
@@ -133,6 +136,7 @@ class State:
         if job is None:
             return
         self.version += 1
+        self.stopping.discard(job_id)
         if job.array_id is not None:
             self.arrays[job.array_id] -= 1
         for hold in job.holds:

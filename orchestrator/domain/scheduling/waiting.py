@@ -9,17 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator.domain.scheduling.actions import Wait, WaitCode
+from orchestrator.domain.scheduling.context import Pass
+from orchestrator.domain.scheduling.holding import Holding
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import Level
 from orchestrator.domain.scheduling.queue import queue_order
-from orchestrator.domain.scheduling.round import Round
 from orchestrator.domain.scheduling.state import State
 from orchestrator.domain.scheduling.tallies import by_type, has_means
 
 Facts = Mapping[str, Any]
 
 
-def explain_wait(found: Round, waiting: Waiting) -> Wait:
+def explain_wait(found: Pass, waiting: Waiting) -> Wait:
     """The top reason of a job that the pass did not start."""
     for code, read in _REASONS:
         facts = read(found, waiting)
@@ -28,23 +29,23 @@ def explain_wait(found: Round, waiting: Waiting) -> Wait:
     raise AssertionError("the last reason always holds")
 
 
-def _held(_: Round, waiting: Waiting) -> Facts | None:
+def _held(_: Pass, waiting: Waiting) -> Facts | None:
     return {} if waiting.job.is_held else None
 
 
-def _not_before(found: Round, waiting: Waiting) -> Facts | None:
+def _not_before(found: Pass, waiting: Waiting) -> Facts | None:
     at = waiting.job.not_before_at
     return {"at": at} if at > found.now else None
 
 
-def _array_limit(found: Round, waiting: Waiting) -> Facts | None:
+def _array_limit(found: Pass, waiting: Waiting) -> Facts | None:
     job = waiting.job
     if found.is_ready(waiting):
         return None
     return {"array_id": job.array_id, "limit": job.array_limit}
 
 
-def _no_device(found: Round, waiting: Waiting) -> Facts | None:
+def _no_device(found: Pass, waiting: Waiting) -> Facts | None:
     """No device, or not enough of them together, would hold the job if the pool were empty."""
     if could_ever_fit(found.state, waiting):
         return None
@@ -84,7 +85,7 @@ def could_ever_fit(state: State, waiting: Waiting) -> bool:
     return False
 
 
-def _over_ceiling(found: Round, waiting: Waiting) -> Facts | None:
+def _over_ceiling(found: Pass, waiting: Waiting) -> Facts | None:
     tally, rate = found.tally(waiting.job.team_id), waiting.shape.least_rate or 0
     terms = tally.book.terms
     if rate <= tally.to_ceiling or waiting.job.job_id in found.overlay.locks:
@@ -97,7 +98,7 @@ def _over_ceiling(found: Round, waiting: Waiting) -> Facts | None:
     }
 
 
-def _over_budget(found: Round, waiting: Waiting) -> Facts | None:
+def _over_budget(found: Pass, waiting: Waiting) -> Facts | None:
     tally, job = found.tally(waiting.job.team_id), waiting.job
     terms, left = tally.book.terms, tally.budget_left
     if left is None or has_means(job, waiting.shape.spots, left) or job.job_id in found.overlay.locks:
@@ -112,7 +113,7 @@ def _over_budget(found: Round, waiting: Waiting) -> Facts | None:
     return {"team": terms.name, "left_usd_micros": left, "cost_usd_micros": min(costs)}
 
 
-def _preempting(found: Round, waiting: Waiting) -> Facts | None:
+def _preempting(found: Pass, waiting: Waiting) -> Facts | None:
     locks = found.overlay.locks.get(waiting.job.job_id)
     if not locks:
         return None
@@ -126,7 +127,7 @@ def _preempting(found: Round, waiting: Waiting) -> Facts | None:
     }
 
 
-def _pinned(found: Round, waiting: Waiting) -> Facts | None:
+def _pinned(found: Pass, waiting: Waiting) -> Facts | None:
     """The job has pinned devices itself, or would fit on some that another job has pinned."""
     pins = found.overlay.pins.get(waiting.job.job_id)
     if pins:
@@ -142,7 +143,7 @@ def _pinned(found: Round, waiting: Waiting) -> Facts | None:
     return None
 
 
-def _behind(found: Round, waiting: Waiting) -> Facts | None:
+def _behind(found: Pass, waiting: Waiting) -> Facts | None:
     """Jobs ahead of it wait for devices that it could use too."""
     wanted = _types(waiting)
     ahead = 0
@@ -158,8 +159,8 @@ def _types(waiting: Waiting) -> set[str]:
     return {device_type for spot in waiting.shape.spots for device_type in spot.rates}
 
 
-def _no_room(found: Round, waiting: Waiting) -> Facts | None:
-    pins = found.soonest(waiting)
+def _no_room(found: Pass, waiting: Waiting) -> Facts | None:
+    pins = Holding(found).soonest(waiting)
     return {
         "devices": [pin.device_id for pin in pins],
         "at": max((pin.at for pin in pins), default=None),
@@ -167,7 +168,7 @@ def _no_room(found: Round, waiting: Waiting) -> Facts | None:
     }
 
 
-_REASONS: tuple[tuple[WaitCode, Callable[[Round, Waiting], Facts | None]], ...] = (
+_REASONS: tuple[tuple[WaitCode, Callable[[Pass, Waiting], Facts | None]], ...] = (
     (WaitCode.HELD, _held),
     (WaitCode.NOT_BEFORE, _not_before),
     (WaitCode.ARRAY_LIMIT, _array_limit),
