@@ -8,7 +8,7 @@ from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.pace import estimate_finish
 from orchestrator.domain.plan import BASE_LEARNING_RATE
-from orchestrator.domain.scheduling.facts import PriorityClass
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.spec import (
     Auto,
     LoraSpec,

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from api.schemas.wire import Asked
-from orchestrator.domain.scheduling.facts import PriorityClass
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.services.queue import QueueChange
 
 

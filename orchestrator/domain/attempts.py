@@ -7,8 +7,8 @@ from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.pace import Pace
 from orchestrator.domain.placement import DeviceKind
 from orchestrator.domain.pricing import Rate
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.protocol import Succeeded
-from orchestrator.domain.scheduling.facts import PriorityClass
 from orchestrator.domain.states import AttemptState
 
 

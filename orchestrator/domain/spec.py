@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from orchestrator.domain.scheduling.facts import PriorityClass
+from orchestrator.domain.priority import PriorityClass
 
 Auto = Literal["auto"]
 AUTO: Auto = "auto"

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.domain.errors import ForbiddenError, IllegalTransitionError, InvalidRequestError
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.plan import TrainingPlan
-from orchestrator.domain.scheduling.facts import PriorityClass
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.spec import AUTO, Auto, JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.domain.teams import Caller, Role

@@ -19,8 +19,8 @@ from orchestrator.domain.ids import new_attempt_id, new_lease_token
 from orchestrator.domain.outcomes import AttemptEnd, JobMove
 from orchestrator.domain.pace import Pace
 from orchestrator.domain.pricing import Rate
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.protocol import Succeeded
-from orchestrator.domain.scheduling.facts import PriorityClass
 from orchestrator.domain.states import (
     ACTIVE_ATTEMPT_STATES,
     FINAL_ATTEMPT_STATES,

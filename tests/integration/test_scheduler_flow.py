@@ -120,11 +120,8 @@ def test_a_job_that_no_device_could_hold_is_told_once_and_starts_when_one_comes(
     rig.step()
     rig.step()
     assert rig.job(job.job_id).phase == "no_device_fits"
-    said = [m for m in _messages(rig, job.job_id) if m.startswith("No device of the pool")]
-    assert said == [
-        "No device of the pool could hold this job, even empty: it needs 9.00 GiB on cpu, and the pool has 1 devices. "
-        "The job waits for one."
-    ]
+    said = [m for m in _messages(rig, job.job_id) if m.startswith("The job waits")]
+    assert said == ["The job waits. It needs 9.0 GiB on one device; the largest of the pool has 8.0 GiB."]
     rig.launcher.devices.append(cpu_device("node-b", total_bytes=16 * GIB))
     rig.step()
     assert rig.job(job.job_id).state is JobState.RUNNING

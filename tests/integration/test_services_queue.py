@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.domain.errors import IllegalTransitionError, InvalidRequestError, NotFoundError
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.scheduling.facts import PriorityClass
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
 from orchestrator.services.queue import Queue, QueueChange

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.domain.scheduling.facts import Footprint, Hold, Lock, Pin, PriorityClass
+from orchestrator.domain.priority import PriorityClass
+from orchestrator.domain.scheduling.facts import Footprint, Hold, Lock, Pin
 
 
 class WaitCode(StrEnum):

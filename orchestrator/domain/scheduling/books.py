@@ -9,7 +9,8 @@ import heapq
 from collections import Counter
 from math import floor, log
 
-from orchestrator.domain.scheduling.facts import PriorityClass, Rules, RunningJob, TeamTerms
+from orchestrator.domain.priority import PriorityClass
+from orchestrator.domain.scheduling.facts import Rules, RunningJob, TeamTerms
 
 _FRACTION = 1 << 24
 """Steps of the decay factor that sums are kept in."""

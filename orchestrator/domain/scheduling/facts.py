@@ -11,20 +11,12 @@ Nothing here changes during a decision.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from orchestrator.domain.placement import DeviceKind
+from orchestrator.domain.priority import PriorityClass
 
 WHOLE_DEVICE_MICROS = 1_000_000
 """One reference device, all of it."""
-
-
-class PriorityClass(StrEnum):
-    """`urgent` counts as such only within its team's guarantee; `idle` runs on what nobody else wants."""
-
-    URGENT = "urgent"
-    NORMAL = "normal"
-    IDLE = "idle"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,8 @@ runs, so that is decided during a pass (order.py).
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-from orchestrator.domain.scheduling.facts import PriorityClass, QueuedJob
+from orchestrator.domain.priority import PriorityClass
+from orchestrator.domain.scheduling.facts import QueuedJob
 from orchestrator.domain.scheduling.shapes import Shape
 
 

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import PreemptionRule
-from orchestrator.domain.scheduling.facts import PriorityClass, QueuedJob, Rules, RunningJob
+from orchestrator.domain.scheduling.facts import QueuedJob, Rules, RunningJob
 from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.tallies import Tally, TallyOf
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 
-from orchestrator.domain.scheduling.facts import PriorityClass
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import CLASSES_BY_LEVEL, WITHIN_LEVELS, Level, walk_line
 from orchestrator.domain.scheduling.preemption import attained_turn

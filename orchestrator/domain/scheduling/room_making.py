@@ -1,9 +1,10 @@
 """Having others leave for a job, and keeping what it needs for it alone until it runs."""
 
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import PreemptionRule
 from orchestrator.domain.scheduling.context import Pass
 from orchestrator.domain.scheduling.evictions import Eviction, VictimsOn, choose_eviction
-from orchestrator.domain.scheduling.facts import Footprint, Lock, PriorityClass, RunningJob
+from orchestrator.domain.scheduling.facts import Footprint, Lock, RunningJob
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.preemption import (

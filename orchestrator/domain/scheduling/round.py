@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.context import Pass
-from orchestrator.domain.scheduling.facts import PriorityClass
 from orchestrator.domain.scheduling.holding import Holding
 from orchestrator.domain.scheduling.lines import Lines, Waiting
 from orchestrator.domain.scheduling.order import CLASSES_BY_LEVEL, WITHIN_LEVELS, Level, walk_line

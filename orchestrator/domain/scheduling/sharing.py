@@ -1,6 +1,7 @@
 """Which pinned devices another job may use all the same: those whose holder does not have to wait longer for it."""
 
-from orchestrator.domain.scheduling.facts import Footprint, Pin, PriorityClass
+from orchestrator.domain.priority import PriorityClass
+from orchestrator.domain.scheduling.facts import Footprint, Pin
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.overlay import Overlay

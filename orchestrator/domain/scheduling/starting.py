@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import Start
 from orchestrator.domain.scheduling.context import Pass
-from orchestrator.domain.scheduling.facts import Footprint, Hold, PriorityClass
+from orchestrator.domain.scheduling.facts import Footprint, Hold
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import IDLE_LEVELS, Level
 from orchestrator.domain.scheduling.shapes import Spot
