@@ -29,6 +29,7 @@ from orchestrator.services import (
     tail,
     teams,
     uploads,
+    why,
 )
 from orchestrator.services.idempotency import Marks
 
@@ -86,6 +87,7 @@ Pool = Annotated[pool.Pool, Depends(_service("pool"))]
 Queue = Annotated[queue.Queue, Depends(_service("queue"))]
 Tail = Annotated[tail.Tail, Depends(_service("tail"))]
 Teams = Annotated[teams.Teams, Depends(_service("teams"))]
+Why = Annotated[why.WhyReader, Depends(_service("why"))]
 Uploads = Annotated[uploads.Uploads, Depends(_service("uploads"))]
 
 After = Annotated[str | None, Query(max_length=128, description="The id of the last item of the page before.")]

@@ -38,8 +38,8 @@ from orchestrator.services.queue import Queue
 from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
+from orchestrator.services.why import WhyReader
 from orchestrator.settings import Settings
-from orchestrator.store.prices import read_price
 from orchestrator.store.session import Store
 
 
@@ -67,6 +67,7 @@ class Services:
     tail: Tail
     teams: Teams
     uploads: Uploads
+    why: WhyReader
 
     def close(self) -> None:
         self.tail.close()
@@ -143,6 +144,7 @@ def build_services(settings: Settings) -> Services:
         tail=Tail(store, poll_seconds=settings.poll_seconds),
         teams=Teams(store),
         uploads=Uploads(store=store, objects=objects, max_upload_bytes=settings.max_upload_bytes),
+        why=WhyReader(store, read_rules(settings)),
     )
 
 
@@ -155,7 +157,6 @@ def build_control_plane(settings: Settings, services: Services, launcher: Launch
         knowledge=Knowledge(
             describe_model=services.models.source_for,
             verify_adapter=services.adapters.verify,
-            price_of=read_price,
             sizer=build_sizer(services.tracer, wait_seconds=settings.estimator_start_seconds),
         ),
         settings=ControlSettings(

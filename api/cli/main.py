@@ -39,12 +39,16 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (JOBS, "cancel", jobs.cancel),
     (JOBS, "pause", jobs.pause),
     (JOBS, "resume", jobs.resume),
+    (JOBS, "why", queue.why),
     (JOBS, "hold", queue.hold),
     (JOBS, "release", queue.release),
     (JOBS, "change", queue.change),
     (RESULTS, "adapters", adapters.adapters),
     (RESULTS, "pull", adapters.pull),
     (POOL, "pool", pool.pool),
+    (POOL, "cordon", pool.cordon),
+    (POOL, "drain", pool.drain),
+    (POOL, "uncordon", pool.uncordon),
 )
 GROUPS = (
     (RESULTS, "files", files.app),

@@ -11,8 +11,9 @@ from rich.text import Text
 from api.cli.connection import JsonOption, connect
 from api.cli.exits import CommandError
 from api.cli.output import print_table, say_bytes, say_moment, say_usd, show
-from api.client.results import Device, Pool
+from api.client.results import Device, Node, Pool
 
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node's name, as `tunepool pool` shows it.")]
 models_app = typer.Typer(help="Base models of the pool: list, add, remove.")
 prices_app = typer.Typer(help="The price book: list, set.")
 
@@ -22,6 +23,33 @@ def pool(as_json: JsonOption = False) -> None:
     with connect() as client:
         found = client.pool.get()
         show(found, as_json=as_json, draw=lambda console: _draw_pool(console, found))
+
+
+def cordon(node: NodeArgument, as_json: JsonOption = False) -> None:
+    """Let nothing new start on a node; what runs there goes on."""
+    _set_node(node, "cordon", as_json=as_json)
+
+
+def drain(node: NodeArgument, as_json: JsonOption = False) -> None:
+    """Empty a node: what runs there saves a checkpoint and goes on elsewhere."""
+    _set_node(node, "drain", as_json=as_json)
+
+
+def uncordon(node: NodeArgument, as_json: JsonOption = False) -> None:
+    """Let a node take jobs again."""
+    _set_node(node, "uncordon", as_json=as_json)
+
+
+def _set_node(node: str, wish: str, *, as_json: bool) -> None:
+    with connect() as client:
+        done = client.pool.set_node(node, wish)
+        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  {_node_state(done)}"))
+
+
+def _node_state(node: Node) -> str:
+    if node.drain_requested_at is not None:
+        return "drains"
+    return "takes nothing new" if node.cordoned_at is not None else "takes jobs"
 
 
 @models_app.callback(invoke_without_command=True)
@@ -106,6 +134,8 @@ def set_price(
 def _draw_pool(console: Console, found: Pool) -> None:
     columns = ("DEVICE", "TYPE", "MEMORY ", "RESERVED ", "FREE ", "RUNS")
     print_table(console, columns, [_device_row(device) for device in found.devices], none="no devices are known yet")
+    for node in found.nodes:
+        console.print(f"{node.id}  {_node_state(node)}", style="yellow")
 
 
 def _device_row(device: Device) -> tuple[str | Text, ...]:

@@ -1,13 +1,15 @@
-"""Commands about jobs that wait: hold, release, change."""
+"""Commands about jobs that wait: why, hold, release, change."""
 
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from api.cli.connection import JobArgument, JsonOption, connect, find_job_id
 from api.cli.exits import CommandError
-from api.cli.output import show
+from api.cli.output import say_moment, show
 from api.client.results import Job
+from api.client.waits import Why
 
 
 def hold(job: JobArgument = "last", as_json: JsonOption = False) -> None:
@@ -50,6 +52,23 @@ def change(
     if not changes:
         raise CommandError("nothing to change: give at least one option, such as --priority 10")
     _change(job, as_json=as_json, **changes)
+
+
+def why(job: JobArgument = "last", as_json: JsonOption = False) -> None:
+    """Say why a job waits, where it stands in the queue, and what would let it start."""
+    with connect() as client:
+        found = client.jobs.why(find_job_id(client, job))
+        show(found, as_json=as_json, draw=lambda console: _draw_why(console, found))
+
+
+def _draw_why(console: Console, found: Why) -> None:
+    console.print(found.sentence)
+    if found.position is not None:
+        console.print(f"Number {found.position} of {found.waiting} in the queue.")
+    if found.expected_start_at is not None:
+        console.print(f"Expected to start {say_moment(found.expected_start_at)}.")
+    for hint in found.would_start_if:
+        console.print(f"- {hint.sentence}")
 
 
 def _change(job: str, *, as_json: bool, **changes: Any) -> None:

@@ -8,6 +8,7 @@ from api.client.errors import WaitTimeoutError
 from api.client.results import Attempt, Checkpoint, Cost, Event, Job, LogLine, MetricPoint, Page
 from api.client.tail import R, follow_rows, read_pages
 from api.client.transport import Params, Transport
+from api.client.waits import Why
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -85,6 +86,10 @@ class Jobs:
     def change(self, job_id: str, **changes: Unpack[ChangeFields]) -> Job:
         """Change how a job waits: its priority, class, hold, order or size; what is not given stays."""
         return Job.model_validate(self._transport.patch(f"{JOBS}/{job_id}", changes))
+
+    def why(self, job_id: str) -> Why:
+        """Why a queued job waits. Raises ApiError with status 409 for a job that does not."""
+        return Why.model_validate(self._transport.get(f"{JOBS}/{job_id}/why"))
 
     def events(self, job_id: str, *, follow: bool = False, after: str | None = None) -> Iterator[Event]:
         """Events, oldest first; with `follow` until the job is over."""

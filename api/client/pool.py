@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from api.client.jobs import EstimateFields
-from api.client.results import Accuracy, BaseModelInfo, Deleted, Estimate, Model, Pool, Price
+from api.client.results import Accuracy, BaseModelInfo, Deleted, Estimate, Model, Node, Pool, Price
 from api.client.tail import read_pages
 from api.client.transport import Transport
 
@@ -20,6 +20,10 @@ class PoolView:
 
     def get(self) -> Pool:
         return Pool.model_validate(self._transport.get(POOL))
+
+    def set_node(self, node_name: str, wish: str) -> Node:
+        """'cordon', 'drain' or 'uncordon' a node. Admins only."""
+        return Node.model_validate(self._transport.post(f"{POOL}/nodes/{node_name}/{wish}"))
 
 
 class Prices:

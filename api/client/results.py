@@ -256,8 +256,17 @@ class Device(Result):
     uses: tuple[DeviceUse, ...] = ()
 
 
+class Node(Result):
+    """A node that an admin has cordoned or drained; moments are None for what was not said."""
+
+    id: str
+    cordoned_at: int | None
+    drain_requested_at: int | None
+
+
 class Pool(Result):
     devices: tuple[Device, ...]
+    nodes: tuple[Node, ...] = ()
 
 
 class Price(Result):

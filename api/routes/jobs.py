@@ -2,12 +2,13 @@
 
 from fastapi import APIRouter
 
-from api.dependencies import After, Id, Jobs, MetadataFilter, PageLimit, Queue, Reader, Repeats, Writer
+from api.dependencies import After, Id, Jobs, MetadataFilter, PageLimit, Queue, Reader, Repeats, Why, Writer
 from api.openapi import failures
 from api.requests import JsonRoute
 from api.schemas.jobs import JobOut
 from api.schemas.queue import JobChange
 from api.schemas.submissions import JobCreate
+from api.schemas.why import WhyOut
 from api.schemas.wire import ListPage, list_page
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.teams import Caller
@@ -48,6 +49,12 @@ def change_job(job_id: Id, body: JobChange, caller: Writer, jobs: Jobs, queue: Q
     """Priority, class, hold, order among one's own, and size: a smaller micro-batch or checkpointing keeps the result
     and may start the job earlier. Each change is an event of the job."""
     return show(jobs, caller, queue.change(caller, job_id, body.to_change()))
+
+
+@router.get("/{job_id}/why", responses=failures(404, 409), summary="Explain why a job waits")
+def get_job_why(job_id: Id, caller: Reader, why: Why) -> WhyOut:
+    """One reason, the place in the queue, and what would let the job start. 409 when it does not wait."""
+    return WhyOut.of(why.explain(caller, job_id))
 
 
 @router.post("/{job_id}/cancel", responses=failures(404, 409), summary="Cancel a job")

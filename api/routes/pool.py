@@ -1,13 +1,18 @@
 """The pool: devices, what runs on each, free memory, and the price book."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 
 from api.dependencies import Admin, Pool, Reader
 from api.openapi import failures
 from api.requests import JsonRoute
-from api.schemas.pool import DeviceOut, PoolOut, PriceCreate, PriceOut
+from api.schemas.pool import DeviceOut, NodeOut, PoolOut, PriceCreate, PriceOut
 from api.schemas.wire import ListPage, list_page
+from orchestrator.services.pool import NodeWish
 
+NodeName = Annotated[str, Path(max_length=253, description="The node's name, as the pool shows it.")]
+Wish = Annotated[NodeWish, Path(description="What the node is to do.")]
 router = APIRouter(prefix="/v1/pool", tags=["Pool"], route_class=JsonRoute)
 
 
@@ -15,7 +20,15 @@ router = APIRouter(prefix="/v1/pool", tags=["Pool"], route_class=JsonRoute)
 def get_pool(caller: Reader, pool: Pool) -> PoolOut:
     """Every device with what holds it. Whose a hold is shows to its own team and to admins."""
     devices = [DeviceOut.of(view, caller.visible_team_id) for view in pool.list(caller)]
-    return PoolOut(object="pool", devices=devices)
+    nodes = [NodeOut.of(node) for node in pool.nodes(caller) if node.cordoned_at is not None]
+    return PoolOut(object="pool", devices=devices, nodes=nodes)
+
+
+@router.post("/nodes/{node_name}/{wish}", responses=failures(400, 404), summary="Cordon, drain or uncordon a node")
+def set_node(node_name: NodeName, wish: Wish, caller: Admin, pool: Pool) -> NodeOut:
+    """Admins only. `cordon`: nothing new starts there. `drain`: what runs there also saves a checkpoint and moves.
+    `uncordon`: it takes jobs again. Safe to repeat."""
+    return NodeOut.of(pool.set_node(caller, node_name, wish))
 
 
 @router.get("/prices", summary="List prices")

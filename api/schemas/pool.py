@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from api.schemas.wire import Asked, Identified, Wire, unix, usd
-from orchestrator.domain.pool import DeviceUse, Price
+from api.schemas.wire import Asked, Identified, Wire, find_unix, unix, usd
+from orchestrator.domain.pool import DeviceUse, Node, Price
 from orchestrator.services.pool import DeviceView
 
 
@@ -68,9 +68,31 @@ class DeviceOut(Wire):
         )
 
 
+class NodeOut(Wire):
+    """What an admin has said of a node; nodes that are not listed take jobs."""
+
+    id: str
+    object: Literal["node"]
+    cordoned_at: int | None
+    """Since when it takes nothing new."""
+    drain_requested_at: int | None
+    """Since when what runs there saves and moves."""
+
+    @classmethod
+    def of(cls, node: Node) -> "NodeOut":
+        return cls(
+            id=node.node_name,
+            object="node",
+            cordoned_at=find_unix(node.cordoned_at),
+            drain_requested_at=find_unix(node.drain_requested_at),
+        )
+
+
 class PoolOut(Wire):
     object: Literal["pool"]
     devices: list[DeviceOut]
+    nodes: list[NodeOut]
+    """Those that are cordoned or drained."""
 
 
 class PriceCreate(Asked):

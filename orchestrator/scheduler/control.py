@@ -183,7 +183,6 @@ class _Parts:
     def _place(self) -> Place:
         settings = self._settings
         starter = Starter(
-            price_of=self._knowledge.price_of,
             owner=settings.owner,
             attempt_lease_seconds=settings.attempt_lease_seconds,
             stop_grace_seconds=settings.stop_grace_seconds,

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from orchestrator.domain.sizer import Sizer
 from orchestrator.scheduler.orders import DescribeModel
 from orchestrator.scheduler.publish import VerifyAdapter
-from orchestrator.scheduler.starting import PriceOf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
     describe_model: DescribeModel
     verify_adapter: VerifyAdapter
-    price_of: PriceOf
     sizer: Sizer

@@ -18,10 +18,10 @@ from orchestrator.domain.scheduling.sentences import wait_sentence
 from orchestrator.domain.states import JobState
 from orchestrator.scheduler.lead import Leadership
 from orchestrator.scheduler.loop import Loop
-from orchestrator.scheduler.queueing import Queueing
 from orchestrator.scheduler.starting import Starter
 from orchestrator.store import attempts, events, jobs, leader
 from orchestrator.store.events import Level
+from orchestrator.store.queueing import Queueing
 from orchestrator.store.scheduling import PoolFacts, record_claims
 from orchestrator.store.session import Store, WriteTx
 

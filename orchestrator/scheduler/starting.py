@@ -1,6 +1,5 @@
 """A decided start, checked once more against the rows and written down: attempt, price, money held, state, event."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +21,9 @@ from orchestrator.scheduler.sentences import describe_usd
 from orchestrator.scheduler.spending import read_spent
 from orchestrator.store import attempts, devices, events, jobs, teams
 from orchestrator.store.budgets import claim_hold, read_budget
+from orchestrator.store.prices import read_price
 from orchestrator.store.scheduling import record_claims
 from orchestrator.store.session import ReadTx, WriteTx
-
-PriceOf = Callable[[ReadTx, str], int]
-"""The price that holds now for a device type, in micro-dollars per device-hour."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +32,6 @@ log = structlog.get_logger(__name__)
 class Starter:
     """`owner` is the control plane that leads."""
 
-    price_of: PriceOf
     owner: str
     attempt_lease_seconds: int
     stop_grace_seconds: int
@@ -52,7 +48,7 @@ class Starter:
             log.info("a start is out of date", job=start.job_id, device=hold.device_id)
             return False
         rate = Rate(
-            price_usd_micros_per_hour=self.price_of(tx, device.device_type),
+            price_usd_micros_per_hour=read_price(tx, device.device_type),
             reserved_bytes=hold.bytes,
             device_bytes=device.usable_bytes,
         )

@@ -39,6 +39,7 @@ from orchestrator.scheduler.sentences import describe_usd
 from orchestrator.scheduler.sizing import Market, Sizing, describe_sizing, explain_misfit, size_job, snapshot
 from orchestrator.store import events, files, jobs, models
 from orchestrator.store.observations import read_calibration
+from orchestrator.store.prices import read_price
 from orchestrator.store.session import Store, WriteTx
 
 PARALLEL_VALIDATIONS = 2
@@ -138,7 +139,7 @@ class Validate:
             }
             return Market(
                 rooms=rooms,
-                prices={device_type: self._knowledge.price_of(tx, device_type) for device_type in kinds},
+                prices={device_type: read_price(tx, device_type) for device_type in kinds},
                 calibrations={device_type: read_calibration(tx, kind) for device_type, kind in kinds.items()},
             )
 

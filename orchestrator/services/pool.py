@@ -1,13 +1,14 @@
 """The pool: devices, what holds them, and the price book."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from orchestrator.domain.errors import InvalidRequestError
+from orchestrator.domain.errors import InvalidRequestError, NotFoundError
 from orchestrator.domain.placement import DeviceRoom
-from orchestrator.domain.pool import Device, DeviceUse, Price
+from orchestrator.domain.pool import Device, DeviceUse, Node, Price
 from orchestrator.domain.teams import Caller
 from orchestrator.services.teams import require_admin
-from orchestrator.store import devices, prices
+from orchestrator.store import audit, devices, nodes, prices
 from orchestrator.store.session import ReadTx, Store
 
 
@@ -46,6 +47,12 @@ def read_pool(tx: ReadTx) -> tuple[DeviceView, ...]:
     )
 
 
+class NodeWish(StrEnum):
+    CORDON = "cordon"
+    DRAIN = "drain"
+    UNCORDON = "uncordon"
+
+
 @dataclass(frozen=True)
 class Pool:
     store: Store
@@ -54,6 +61,25 @@ class Pool:
         """Every device. Whose a use is, the API shows to the owner and to admins only."""
         with self.store.read() as tx:
             return read_pool(tx)
+
+    def nodes(self, caller: Caller) -> tuple[Node, ...]:
+        """Nodes that an admin has said something about."""
+        with self.store.read() as tx:
+            return tuple(nodes.list_nodes(tx))
+
+    def set_node(self, caller: Caller, node_name: str, wish: NodeWish) -> Node:
+        """Let a node take jobs again, nothing new, or nothing at all: then what runs there saves and moves.
+
+        Admins only. Raises NotFoundError for a node that has never been in the pool.
+        """
+        require_admin(caller)
+        with self.store.write() as tx:
+            if node_name not in {device.node_name for device in devices.list_devices(tx)}:
+                raise NotFoundError(f"No node of the pool is named {node_name!r}.")
+            audit.append_entry(tx, caller, f"node.{wish.value}", node_name)
+            return nodes.record_node(
+                tx, node_name, cordoned=wish is not NodeWish.UNCORDON, draining=wish is NodeWish.DRAIN
+            )
 
     def list_prices(self, caller: Caller) -> tuple[Price, ...]:
         """The price book, all versions, the newest of each device type first."""

@@ -272,7 +272,7 @@ READ_ONLY: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
         {"device_type": "cpu", "version": 2, "usd_micros_per_hour": 350_000, "usd_per_hour": "0.35", "created_at": 1},
     ),
     (("keys",), "/v1/keys", {"id": "key-1", "name": "ci", "role": "member", "prefix": "tp-ab", "created_at": 1}),
-    (("teams",), "/v1/teams", {"id": "team-1", "name": "red", "created_at": 1}),
+    (("teams",), "/v1/teams", {"id": "red", "name": "red", "created_at": 1}),
 ]
 
 

@@ -39,7 +39,6 @@ from orchestrator.store import (
     metrics,
     models,
 )
-from orchestrator.store.prices import read_price
 from orchestrator.store.session import Store
 from tests.support.control import SETTINGS
 from tests.support.launchers import GIB, cpu_device
@@ -67,7 +66,6 @@ class Running:
             knowledge=Knowledge(
                 describe_model=self._describe_model,
                 verify_adapter=verifier.verify,
-                price_of=read_price,
                 sizer=ClosedFormSizer(),
             ),
             settings=settings,

@@ -29,7 +29,7 @@ from orchestrator.objects.layout import attempt_prefix
 from orchestrator.scheduler.control import ControlPlane, ControlSettings
 from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.resume import Manifest
-from orchestrator.store import attempts, jobs, models
+from orchestrator.store import attempts, jobs, models, prices
 from orchestrator.store.session import Store
 from orchestrator.store.tables.jobs import jobs as job_rows
 from tests.support.launchers import GIB, AnyReport, ScriptedLauncher
@@ -99,6 +99,8 @@ class Rig:
         self.settings = replace(SETTINGS, **settings)
         self.verify: Callable[[Job, Attempt, Succeeded], Adapter | Failure] = accept_adapter
         self.sizer: Sizer = ClosedFormSizer()
+        with store.write() as tx:
+            prices.insert_price(tx, "cpu", PRICE_USD_MICROS_PER_HOUR)
         self.plane = self.build()
 
     def build(self, **settings: Any) -> ControlPlane:
@@ -109,7 +111,6 @@ class Rig:
             knowledge=Knowledge(
                 describe_model=describe_model,
                 verify_adapter=self._verify,
-                price_of=lambda tx, device_type: PRICE_USD_MICROS_PER_HOUR,
                 sizer=self.sizer,
             ),
             settings=replace(self.settings, **settings),
@@ -171,7 +172,7 @@ def register_model(store: Store) -> None:
 def add_ready_job(store: Store, *, needs_bytes: int = GIB, estimate: dict[str, Any] | None = None, **spec: Any) -> Job:
     """A job as validation leaves it: queued, with a plan, 15 steps long."""
     with store.write() as tx:
-        job = add_job(tx, **spec)
+        job = add_job(tx, spec.pop("team_id", None), **spec)
         plan = resolve_plan(job.spec, FACTS, seed=job.seed, tokens=TOKENS)
         changes = {"plan": plan, "footprints": {"cpu": needs_bytes}, "estimate": estimate or {}, "total_steps": 15}
         return jobs.apply_job_transition(tx, job.job_id, JobState.QUEUED, message="Valid.", changes=changes)

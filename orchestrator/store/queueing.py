@@ -1,4 +1,5 @@
-"""The planner of production: kept in memory between passes and brought up to date with what has changed in the rows.
+"""The planner of production, for the loop that places and for those who ask why: kept in memory between passes and
+brought up to date with what has changed in the rows.
 
 Invariant: nothing in it is truth. Dropped at any moment and filled again, it decides the same.
 """
@@ -33,7 +34,7 @@ class _Mark:
 
 
 class Queueing:
-    """`waiting` are the versions of the queued jobs that the planner knows."""
+    """`waiting` are the versions of the queued jobs that the planner knows; `is_complete` once these are all."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -45,6 +46,7 @@ class Queueing:
         """Start over: the next read takes everything in."""
         self.planner = Planner(self._rules)
         self.waiting: dict[str, int] = {}
+        self.is_complete = False
         self._running: set[str] = set()
         self._market: Market | None = None
         self._limits: Mapping[str, int] = {}
@@ -57,8 +59,8 @@ class Queueing:
         facts = read_pool_facts(tx)
         self._take_pool(facts)
         self._take_queue(tx, mark.versions, facts.market)
-        is_complete = self.waiting == mark.versions
-        self._mark = mark if is_complete else None
+        self.is_complete = self.waiting == mark.versions
+        self._mark = mark if self.is_complete else None
         self._rest_until = time.monotonic() + LONGEST_REST_SECONDS
         return facts
 
