@@ -126,9 +126,7 @@ class Bench:
         random, self.count = self.random, self.count + 1
         least, most = random.choices(SIZES, SHARES)[0]
         is_gang = random.random() < 0.03
-        size_bytes = (
-            random.randint(70 * 4, 78 * 4) * GIB // 4 if is_gang else random.randint(least * 4, most * 4) * GIB // 4
-        )
+        quarters = random.randint(70 * 4, 78 * 4) if is_gang else random.randint(least * 4, most * 4)
         seconds = min(random.lognormvariate(7.8, 1.5), 172_800.0)
         team = random.randrange(self.size.teams)
         return QueuedJob(
