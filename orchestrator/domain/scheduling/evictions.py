@@ -83,6 +83,8 @@ def _clear(
             devices = clearing.fitting(taken)
             assert devices is not None
             kept = clearing.put_back(taken, devices)
+            if not kept:
+                return None
             return Eviction(
                 victims=tuple(kept),
                 device_ids=tuple(room.device_id for room in devices),

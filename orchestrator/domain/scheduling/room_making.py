@@ -61,8 +61,11 @@ class RoomMaking:
         if group is None or (level in WITHIN_LEVELS and (waiting.shape.least_rate or 0) > tally.to_guarantee):
             return False
         starter = self._starter(waiting, level)
+        headroom = tally.to_ceiling + starter.over_micros
+        if level in WITHIN_LEVELS:
+            headroom = min(headroom, tally.to_guarantee)
         for spot, footprint in zip(waiting.shape.spots, job.footprints, strict=True):
-            types = allowed_types(spot, footprint, headroom=float("inf"), budget_left=tally.budget_left)
+            types = allowed_types(spot, footprint, headroom=headroom, budget_left=tally.budget_left)
             key = (group, spot, types)
             if not spot.rates or types == frozenset() or key in self._in_vain:
                 continue
