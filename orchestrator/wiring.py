@@ -37,6 +37,7 @@ from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
 from orchestrator.settings import Settings
+from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.session import Store
 
 
@@ -108,7 +109,7 @@ def build_sizer(tracer: Tracer | None, *, wait_seconds: float) -> Sizer:
 
 def build_services(settings: Settings) -> Services:
     store, objects, tracer = open_store(settings), open_objects(settings), build_tracer(settings)
-    sizer = build_sizer(tracer, wait_seconds=settings.estimator_wait_seconds)
+    sizer, calibrations = build_sizer(tracer, wait_seconds=settings.estimator_wait_seconds), Calibrations()
     models = Models(
         store=store,
         objects=objects,
@@ -123,7 +124,7 @@ def build_services(settings: Settings) -> Services:
         tracer=tracer,
         adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
         costs=Costs(store),
-        estimates=Estimates(store, models, sizer),
+        estimates=Estimates(store, models, sizer, calibrations),
         files=Files(
             store=store,
             objects=objects,
@@ -131,7 +132,7 @@ def build_services(settings: Settings) -> Services:
             presigned_seconds=settings.presigned_seconds,
         ),
         health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
-        jobs=Jobs(store, models, settings.min_training_rows, sizer),
+        jobs=Jobs(store, models, settings.min_training_rows, sizer, calibrations),
         keys=Keys(store),
         models=models,
         pool=Pool(store),

@@ -11,11 +11,12 @@ far as the next lower one bears it out. Time is a matter of the middle: the medi
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 
-from orchestrator.domain.estimate_terms import Correction
+from orchestrator.domain.estimate_terms import UNCALIBRATED, Calibration, Correction
 from orchestrator.domain.observations import PHASES_OF_TERM, Observation
+from orchestrator.domain.placement import DeviceKind, DeviceRoom
 
 UPPER_QUANTILE = 0.95
 TOP_STEP = 1.1
@@ -53,21 +54,6 @@ class MemorySample:
     censored: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """`memory_factor` times the prediction is to be reserved; `memory_runs` and `time_runs` count attempts of the same
-    kind, `related_runs` those of any kind on the device type. `corrections` are by term of a time estimate."""
-
-    memory_factor: float = 1.0
-    memory_runs: int = 0
-    time_runs: int = 0
-    related_runs: int = 0
-    corrections: Mapping[str, Correction] = field(default_factory=dict)
-
-
-UNCALIBRATED = Calibration()
-
-
 def calibrate(levels: Sequence[Sequence[Observation]]) -> Calibration:
     """`levels` hold observations from the coarsest level to the finest, the newest of each."""
     if not any(levels):
@@ -100,6 +86,14 @@ def merge_calibrations(found: Iterable[Calibration]) -> Calibration:
         return UNCALIBRATED
     best = max(several, key=lambda one: (one.time_runs, one.related_runs))
     return replace(best, memory_factor=max(one.memory_factor for one in several))
+
+
+def merge_by_kind(rooms: Iterable[DeviceRoom], found: Mapping[str, Calibration]) -> dict[DeviceKind, Calibration]:
+    """For each kind of device among `rooms`, what `found` holds of its device types."""
+    types: dict[DeviceKind, set[str]] = {}
+    for room in rooms:
+        types.setdefault(room.kind, set()).add(room.device_type)
+    return {kind: merge_calibrations(found[name] for name in sorted(names)) for kind, names in types.items()}
 
 
 def sample_memory(seen: Observation) -> MemorySample | None:

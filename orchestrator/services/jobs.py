@@ -23,8 +23,8 @@ from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan, resolve_
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.sizer import (
     ClosedFormSizer,
-    Gauge,
     Sizer,
+    build_gauges,
     footprints_of,
     glance_at_kinds,
     measure_kinds,
@@ -51,6 +51,7 @@ from orchestrator.store import (
     metrics,
     teams,
 )
+from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.jobs import JobFilter, NewJob
 from orchestrator.store.session import ReadTx, Store, WriteTx
 
@@ -79,6 +80,7 @@ class Jobs:
     models: ResolveModel
     min_rows: int = 1
     sizer: Sizer = field(default_factory=ClosedFormSizer)
+    calibrations: Calibrations = field(default_factory=Calibrations)
 
     def create(self, caller: Caller, spec: JobSpec, *, repeat: Repeat, team: str | None = None) -> Job:
         """Accept a job. The same request again gives the first one's job (see `services.idempotency`).
@@ -139,20 +141,23 @@ class Jobs:
         """Raises CannotFitError, with the nearest changes that would do, when no device could hold the job even empty.
 
         A pool that has shown no device yet refuses nothing. What fits at a glance is not looked at twice: validation
-        measures every job. Only before a job is refused is a trace waited for, so no transaction is open.
+        measures every job. Only before a job is refused is a trace waited for, so no transaction is open. What was
+        learned of a length holds for that length only, so without one it refuses nothing before validation.
         """
         with self.store.read() as tx:
             rooms = [DeviceView(device=device, uses=()).room for device in devices.list_devices(tx)]
-        candidates = _choose_candidates(spec, rooms)
+            candidates = _choose_candidates(spec, rooms)
+            is_known = spec.training.max_seq_length != AUTO
+            learned = self.calibrations.read_by_kind(tx, candidates if is_known else (), plan=plan, model=model)
         present = {room.kind for room in candidates}
-        glanced = glance_at_kinds(plan, model, sizer=self.sizer, kinds=present)
+        gauges = build_gauges(self.sizer, model, learned=learned)
+        glanced = glance_at_kinds(plan, gauges, kinds=present)
         if not candidates or could_ever_fit(candidates, _ask(spec, glanced)):
             return
-        sizer = self.sizer.session()
-        measured = measure_kinds(plan, model, sizer=sizer, present=present)
+        gauges = build_gauges(self.sizer.session(), model, learned=learned)
+        measured = measure_kinds(plan, gauges, present=present)
         if not could_ever_fit(candidates, _ask(spec, measured)):
-            text = describe_misfit(plan, candidates, lambda kind: Gauge(sizer=sizer, model=model, kind=kind))
-            raise CannotFitError(text, param="resources")
+            raise CannotFitError(describe_misfit(plan, candidates, gauges), param="resources")
 
     def _lock_files(self, tx: WriteTx, team_id: str, spec: JobSpec) -> None:
         """Hold the job's files against deletion. Raises InvalidRequestError, naming the field, for one that is not

@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, delete, select
 
-from orchestrator.domain.calibration import Calibration, calibrate
+from orchestrator.domain.calibration import calibrate
+from orchestrator.domain.estimate_terms import Calibration
 from orchestrator.domain.observations import ESTIMATOR_VERSION, JobKind, Observation
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.observations import observations

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from statistics import mean, median
 
-from orchestrator.domain.calibration import UNCALIBRATED, calibrate
+from orchestrator.domain.calibration import calibrate
+from orchestrator.domain.estimate_terms import UNCALIBRATED
 from orchestrator.domain.observations import JobKind, Observation
 from orchestrator.store.observations import LEVELS, RECENT
 from tests.support.facts import NOW

@@ -17,7 +17,7 @@ from orchestrator.domain.estimate_changes import suggest_changes, suggest_saving
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.plan import resolve_plan
 from orchestrator.domain.pool import BaseModel
-from orchestrator.domain.sizer import Gauge, measure_kinds
+from orchestrator.domain.sizer import Gauge, build_gauges, measure_kinds
 from orchestrator.domain.spec import EstimateSpec, JobSpec
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller, Role
@@ -90,13 +90,14 @@ def test_the_closed_form_answers_for_what_is_not_traced(sizer: TracedSizer, mode
 
 
 def test_a_pool_without_gpus_starts_no_tracer(sizer: TracedSizer, processes: Path) -> None:
-    found = measure_kinds(make_plan(), model_that(), sizer=sizer, present={"cpu"})
+    gauges = build_gauges(sizer, model_that(), learned={})
+    found = measure_kinds(make_plan(), gauges, present={"cpu"})
     assert {kind: estimate.reason for kind, estimate in found.items()} == {
         "cpu": "memory on cpu is not traced yet",
         "cuda": "not traced yet",
     }
     assert not is_started(processes)
-    found = measure_kinds(make_plan(), model_that(), sizer=sizer, present=())
+    found = measure_kinds(make_plan(), gauges, present=())
     assert {kind: estimate.method for kind, estimate in found.items()} == {"cpu": "closed_form", "cuda": "traced"}
 
 

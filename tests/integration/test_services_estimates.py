@@ -237,6 +237,21 @@ def test_an_estimate_has_the_margin_and_the_speed_that_such_jobs_had(store: Stor
     assert after.memory["cuda"] == before.memory["cuda"], "nothing is known of that device"
 
 
+def test_what_would_make_a_job_fit_has_the_learned_margin_too(store: Store, caller: Caller) -> None:
+    numbers = {"rows": 100, "tokens": 10_000, "longest_row_tokens": 120}
+    raw = ask(store, caller, **numbers).memory["cpu"].total_bytes
+    declare(store, device("node-1/cpu:0", (raw + 1) / GIB, kind="cpu", device_type="cpu"))
+    assert only(ask(store, caller, **numbers)).fit == "now"
+    teach(store, ratio=1.3, speed=1.0)
+    found = ask(store, caller, **numbers)
+    fit = only(found)
+    assert fit.fit == "never"
+    assert fit.changes
+    assert all(change.total_bytes <= raw for change in fit.changes)
+    for saving in found.savings["cpu"]:
+        assert saving.total_bytes + saving.saved_bytes == found.memory["cpu"].total_bytes
+
+
 def test_learned_of_other_formulas_is_not_learned_of_these(store: Store, caller: Caller) -> None:
     declare(store, device("node-1/cpu:0", 64, kind="cpu", device_type="cpu"))
     before = ask(store, caller, rows=100)

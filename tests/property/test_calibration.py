@@ -12,7 +12,6 @@ from orchestrator.domain.calibration import (
     LARGEST_CORRECTION,
     LOWEST_FACTOR,
     TOP_STEP,
-    UNCALIBRATED,
     UNKNOWN_SPREAD,
     MemorySample,
     calibrate,
@@ -20,6 +19,7 @@ from orchestrator.domain.calibration import (
     learn_correction,
     learn_factor,
 )
+from orchestrator.domain.estimate_terms import UNCALIBRATED
 from tests.support.launchers import GIB
 from tests.support.observed import make_observation
 

@@ -14,7 +14,7 @@ from orchestrator.domain.estimate import (
 )
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.plan import TrainingPlan
-from orchestrator.domain.sizer import ClosedFormSizer, glance_at_kinds
+from orchestrator.domain.sizer import ClosedFormSizer, build_gauges, glance_at_kinds
 from tests.support.plans import LLAMA2_7B, SMOLLM2_135M, llama_facts, make_base_model, make_plan
 
 MIB = 2**20
@@ -198,11 +198,11 @@ def test_qlora_of_a_7b_model_fits_where_its_16_bit_form_does_not() -> None:
 
 
 def test_plans_that_need_cuda_have_no_footprint_on_cpu() -> None:
-    model = make_base_model()
-    assert set(glance_at_kinds(make_plan(), model, sizer=ClosedFormSizer(), kinds=KINDS)) == {"cpu", "cuda"}
+    gauges = build_gauges(ClosedFormSizer(), make_base_model(), learned={})
+    assert set(glance_at_kinds(make_plan(), gauges, kinds=KINDS)) == {"cpu", "cuda"}
     for changes in ({"optimizer": "adamw_8bit"}, {"optimizer": "paged_adamw_8bit"}, {"compute_dtype": "float16"}):
         plan: TrainingPlan = make_plan(**changes)
-        assert set(glance_at_kinds(plan, model, sizer=ClosedFormSizer(), kinds=KINDS)) == {"cuda"}
+        assert set(glance_at_kinds(plan, gauges, kinds=KINDS)) == {"cuda"}
         assert not can_run(plan, "cpu")
 
 
