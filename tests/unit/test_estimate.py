@@ -131,8 +131,14 @@ def test_adapters_gradients_and_moments_are_counted_per_parameter() -> None:
     assert (found["adapters"], found["gradients"], found["optimizer"]) == (4 * count, 4 * count, 8 * count)
     assert terms(optimizer="sgd")["optimizer"] == 0
     assert terms(optimizer="adamw_8bit")["optimizer"] == 2 * count + count // 256 * 8
+    small = terms(optimizer="adamw_8bit", lora_r=1, lora_target_modules=("q_proj",), use_dora=True)["optimizer"]
+    assert small == 32 * 3 * (2 * 4096 + 4096 // 256 * 8)
     factors = 32 * (4 * (32 + 8192) + 3 * (32 + 15_104))
     assert terms(optimizer="adafactor")["optimizer"] == 4 * factors
+    tiny = make_plan(optimizer="adamw_8bit", lora_r=2, lora_target_modules=("q_proj",))
+    assert estimate_memory(tiny, SMOLLM2_135M, "cuda").breakdown["optimizer"] == 30 * 2 * 2 * 576 * 8, (
+        "below 4096 values, moments are float32"
+    )
     dora = terms(use_dora=True)["adapters"] - terms()["adapters"]
     assert dora == 4 * 32 * (5 * 4096 + 2 * 11_008)
     only_two = terms(lora_target_modules=("q_proj", "v_proj"))
