@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from orchestrator.runtime.sizer import TracedSizer
 from orchestrator.runtime.tracer import Tracer, TracerLimits
 from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings
 from orchestrator.scheduler.knowledge import Knowledge
+from orchestrator.scheduler.validate import PARALLEL_VALIDATIONS
 from orchestrator.services.accuracy import AccuracyReader
 from orchestrator.services.adapters import Adapters
 from orchestrator.services.costs import Costs
@@ -101,15 +103,23 @@ def build_tracer(settings: Settings) -> Tracer | None:
     return Tracer(settings.estimator_command, limits=limits)
 
 
-def build_sizer(tracer: Tracer | None, *, wait_seconds: float) -> Sizer:
+def build_sizer(tracer: Tracer | None, *, wait_seconds: float, seats: int) -> Sizer:
+    """At most `seats` threads wait for the tracer through this sizer."""
     if tracer is None:
         return ClosedFormSizer("TUNEPOOL_ESTIMATOR is closed_form")
-    return TracedSizer(tracer, wait_seconds)
+    return TracedSizer(tracer, wait_seconds, seats=threading.Semaphore(seats))
+
+
+def tracer_seats(settings: Settings) -> int:
+    """Requests that may wait for a trace at once: fewer than half of the threads that answer requests, of which there
+    are a little over half as many as database connections."""
+    return max(1, settings.database_connections // 4)
 
 
 def build_services(settings: Settings) -> Services:
     store, objects, tracer = open_store(settings), open_objects(settings), build_tracer(settings)
-    sizer, calibrations = build_sizer(tracer, wait_seconds=settings.estimator_wait_seconds), Calibrations()
+    sizer = build_sizer(tracer, wait_seconds=settings.estimator_wait_seconds, seats=tracer_seats(settings))
+    calibrations = Calibrations()
     models = Models(
         store=store,
         objects=objects,
@@ -152,7 +162,9 @@ def build_control_plane(settings: Settings, services: Services, launcher: Launch
             describe_model=services.models.source_for,
             verify_adapter=services.adapters.verify,
             price_of=read_price,
-            sizer=build_sizer(services.tracer, wait_seconds=settings.estimator_start_seconds),
+            sizer=build_sizer(
+                services.tracer, wait_seconds=settings.estimator_start_seconds, seats=PARALLEL_VALIDATIONS
+            ),
         ),
         settings=ControlSettings(
             owner=name_owner(),
