@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from orchestrator.domain.estimate_terms import UNCALIBRATED, Calibration, Correction
-from orchestrator.domain.observations import PHASES_OF_TERM, Observation
+from orchestrator.domain.observations import ESTIMATORS, PHASES_OF_TERM, Observation
 from orchestrator.domain.placement import DeviceKind, DeviceRoom
 
 UPPER_QUANTILE = 0.95
@@ -58,11 +58,9 @@ def calibrate(levels: Sequence[Sequence[Observation]]) -> Calibration:
     """`levels` hold observations from the coarsest level to the finest, the newest of each."""
     if not any(levels):
         return UNCALIBRATED
-    samples = [[sample for seen in level if (sample := sample_memory(seen)) is not None] for level in levels]
-    relatives = 1.0
-    for level in samples[:-1]:
-        relatives = max(1.0, learn_factor(level, prior=relatives))
-    factor = learn_factor(samples[-1], prior=relatives)
+    samples = {
+        method: [_sample_level(level, estimator) for level in levels] for method, estimator in ESTIMATORS.items()
+    }
     corrections = {}
     for term in PHASES_OF_TERM:
         found = None
@@ -71,12 +69,24 @@ def calibrate(levels: Sequence[Sequence[Observation]]) -> Calibration:
         if found is not None:
             corrections[term] = found
     return Calibration(
-        memory_factor=factor,
-        memory_runs=len(samples[-1]),
+        memory_factors={method: _learn_levels(found) for method, found in samples.items() if any(found)},
+        memory_runs=sum(len(found[-1]) for found in samples.values()),
         time_runs=len(sample_seconds(levels[-1], "training")),
         related_runs=len(levels[0]),
         corrections=corrections,
     )
+
+
+def _sample_level(level: Sequence[Observation], estimator: int) -> list[MemorySample]:
+    own = (seen for seen in level if seen.estimator == estimator)
+    return [sample for seen in own if (sample := sample_memory(seen)) is not None]
+
+
+def _learn_levels(levels: Sequence[Sequence[MemorySample]]) -> float:
+    relatives = 1.0
+    for level in levels[:-1]:
+        relatives = max(1.0, learn_factor(level, prior=relatives))
+    return learn_factor(levels[-1], prior=relatives)
 
 
 def merge_calibrations(found: Iterable[Calibration]) -> Calibration:
@@ -85,7 +95,8 @@ def merge_calibrations(found: Iterable[Calibration]) -> Calibration:
     if not several:
         return UNCALIBRATED
     best = max(several, key=lambda one: (one.time_runs, one.related_runs))
-    return replace(best, memory_factor=max(one.memory_factor for one in several))
+    methods = {method for one in several for method in one.memory_factors}
+    return replace(best, memory_factors={name: max(one.memory_factor(name) for one in several) for name in methods})
 
 
 def merge_by_kind(rooms: Iterable[DeviceRoom], found: Mapping[str, Calibration]) -> dict[DeviceKind, Calibration]:

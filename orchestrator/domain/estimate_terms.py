@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+Method = Literal["traced", "closed_form"]
+"""How memory is predicted."""
 CALIBRATION_TERM = "calibration"
 """In a memory estimate's breakdown: what was added to, or taken from, the raw prediction."""
 
@@ -27,14 +30,18 @@ class Correction:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """`memory_factor` times the prediction is to be reserved; `memory_runs` and `time_runs` count attempts of the same
-    kind, `related_runs` those of any kind on the device type. `corrections` are by term of a time estimate."""
+    """`memory_factors` times the prediction, by how that was made, is to be reserved; `memory_runs` and `time_runs`
+    count attempts of the same kind, `related_runs` those of any kind on the device type. `corrections` are by term of a
+    time estimate."""
 
-    memory_factor: float = 1.0
+    memory_factors: Mapping[Method, float] = field(default_factory=dict)
     memory_runs: int = 0
     time_runs: int = 0
     related_runs: int = 0
     corrections: Mapping[str, Correction] = field(default_factory=dict)
+
+    def memory_factor(self, method: Method) -> float:
+        return self.memory_factors.get(method, 1.0)
 
 
 UNCALIBRATED = Calibration()

@@ -69,7 +69,7 @@ class Gauge:
         return self._calibrate(self.sizer.glance(self.model, plans, kind=self.kind))
 
     def _calibrate(self, found: Sequence[MemoryEstimate]) -> Sequence[MemoryEstimate]:
-        return [calibrate_memory(estimate, self.learned.memory_factor) for estimate in found]
+        return [calibrate_memory(estimate, self.learned.memory_factor(estimate.method)) for estimate in found]
 
 
 Gauges = Mapping[DeviceKind, Gauge]

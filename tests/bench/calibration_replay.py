@@ -104,7 +104,7 @@ def replay(history: Sequence[Run], *, learns: bool = True) -> list[Score | None]
     for number, run in enumerate(history):
         levels = [_like(seen, run.kind, level) for level in LEVELS]
         known = calibrate(levels) if learns else UNCALIBRATED
-        reserved = known.memory_factor * PREDICTED_BYTES
+        reserved = known.memory_factor("closed_form") * PREDICTED_BYTES
         correction = known.corrections.get("training")
         told = PREDICTED_SECONDS * (correction.factor if correction else 1.0)
         died = run.memory * PREDICTED_BYTES > reserved and not run.odd

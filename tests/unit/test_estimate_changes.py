@@ -23,7 +23,7 @@ PLAN_FIELDS = {
 
 
 def gauges_with(factor: float) -> Gauges:
-    learned: dict[DeviceKind, Calibration] = {"cuda": Calibration(memory_factor=factor)}
+    learned: dict[DeviceKind, Calibration] = {"cuda": Calibration(memory_factors={"closed_form": factor})}
     return build_gauges(ClosedFormSizer(), make_base_model(facts=LLAMA2_7B), learned=learned)
 
 
