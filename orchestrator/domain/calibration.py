@@ -108,12 +108,16 @@ def merge_by_kind(rooms: Iterable[DeviceRoom], found: Mapping[str, Calibration])
 
 
 def sample_memory(seen: Observation) -> MemorySample | None:
-    """None for an attempt that shows nothing: without a prediction, without a peak, or over before its peak."""
+    """None for an attempt that shows nothing: without a prediction, without a peak, or over before its peak.
+
+    One that went on from a checkpoint shows only that it ran out of memory: it did not try the longest rows first, and
+    may have had none of them left.
+    """
     if not seen.predicted_bytes:
         return None
     if seen.out_of_memory:
         return MemorySample(ratio=max(seen.measured_bytes, seen.reserved_bytes) / seen.predicted_bytes, censored=True)
-    if not seen.measured_bytes or not (seen.succeeded or seen.steps >= FEWEST_STEPS):
+    if seen.resumed or not seen.measured_bytes or not (seen.succeeded or seen.steps >= FEWEST_STEPS):
         return None
     return MemorySample(ratio=seen.measured_bytes / seen.predicted_bytes)
 

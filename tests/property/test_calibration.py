@@ -216,6 +216,18 @@ def test_each_way_to_predict_memory_learns_from_its_own_predictions() -> None:
     assert merge_calibrations([of_formulas, calibrate([traced] * 3)]).memory_factors == found.memory_factors
 
 
+def test_a_resumed_attempt_teaches_no_peak_but_that_it_was_too_little() -> None:
+    """It skips the longest rows, so a job that was predicted right would look as if it took less."""
+    whole = [make_observation(ratio=1.3) for _ in range(3)]
+    rest = [make_observation(ratio=0.7, resumed=True) for _ in range(30)]
+    learned = calibrate([whole] * 3)
+    found = calibrate([[*whole, *rest]] * 3)
+    assert found.memory_factors == learned.memory_factors
+    assert (found.memory_runs, found.time_runs) == (3, 33)
+    died = make_observation(ratio=1.5, resumed=True, succeeded=False, out_of_memory=True)
+    assert calibrate([[*whole, died]] * 3).memory_factor("closed_form") > learned.memory_factor("closed_form")
+
+
 def test_attempts_that_show_nothing_teach_nothing() -> None:
     early = make_observation(ratio=0.1, succeeded=False, steps=2)
     unknown = make_observation(predicted_bytes=None, predicted_seconds={})
