@@ -30,7 +30,7 @@ from orchestrator.domain.sizer import (
     measure_kinds,
 )
 from orchestrator.domain.spec import AUTO, JobSpec
-from orchestrator.domain.states import FINAL_JOB_STATES, JobState
+from orchestrator.domain.states import FINAL_JOB_STATES, IDLE_JOB_STATES, JobState
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import idempotency
 from orchestrator.services.costs import Bill, read_bill, running_usd_micros
@@ -57,8 +57,6 @@ from orchestrator.store.session import ReadTx, Store, WriteTx
 
 SCOPE = "POST /v1/fine_tuning/jobs"
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
-HOLDS_NOTHING = frozenset({JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED})
-"""States in which a job has no attempt, so that it can be moved at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +233,7 @@ class Jobs:
                 raise IllegalTransitionError(f"The job has {job.state.value} already; it cannot be cancelled.")
             known = job.cancel_requested_at is not None
             job = jobs.request_cancel(tx, job_id)
-            if job.state in HOLDS_NOTHING:
+            if job.state in IDLE_JOB_STATES:
                 return jobs.apply_job_transition(tx, job_id, JobState.CANCELLED, message="The job is cancelled.")
             if not known:
                 jobs.record_progress(tx, job_id, phase="cancelling")
@@ -252,7 +250,7 @@ class Jobs:
                 ending = job.state.value if job.state in FINAL_JOB_STATES else "being cancelled"
                 raise IllegalTransitionError(f"The job is {ending}; it cannot be paused.")
             job = jobs.request_pause(tx, job_id)
-            if job.state in HOLDS_NOTHING:
+            if job.state in IDLE_JOB_STATES:
                 return jobs.apply_job_transition(tx, job_id, JobState.PAUSED, message="The job is paused.")
             return jobs.apply_job_transition(
                 tx, job_id, JobState.PAUSING, message="Pause was asked for; the job saves a checkpoint and stops."
