@@ -90,7 +90,10 @@ def _learn_levels(levels: Sequence[Sequence[MemorySample]]) -> float:
 
 
 def merge_calibrations(found: Iterable[Calibration]) -> Calibration:
-    """Of a job that may go to any of several device types: the largest margin, and the times that are known best."""
+    """Of a job that may go to any of several device types: the largest margin, and the times that are known best.
+
+    One margin for all, because a footprint is by kind of device: it may be more than some type needs, and never less.
+    """
     several = list(found)
     if not several:
         return UNCALIBRATED
