@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from orchestrator.runtime.sizer import TracedSizer
 from orchestrator.runtime.tracer import Tracer, TracerLimits
 from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings
 from orchestrator.scheduler.knowledge import Knowledge
+from orchestrator.scheduler.validate import PARALLEL_VALIDATIONS
 from orchestrator.services.accuracy import AccuracyReader
 from orchestrator.services.adapters import Adapters
 from orchestrator.services.costs import Costs
@@ -40,6 +42,7 @@ from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
 from orchestrator.services.why import WhyReader
 from orchestrator.settings import Settings
+from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.session import Store
 
 
@@ -105,15 +108,23 @@ def build_tracer(settings: Settings) -> Tracer | None:
     return Tracer(settings.estimator_command, limits=limits)
 
 
-def build_sizer(tracer: Tracer | None, *, wait_seconds: float) -> Sizer:
+def build_sizer(tracer: Tracer | None, *, wait_seconds: float, seats: int) -> Sizer:
+    """At most `seats` threads wait for the tracer through this sizer."""
     if tracer is None:
         return ClosedFormSizer("TUNEPOOL_ESTIMATOR is closed_form")
-    return TracedSizer(tracer, wait_seconds)
+    return TracedSizer(tracer, wait_seconds, seats=threading.Semaphore(seats))
+
+
+def tracer_seats(settings: Settings) -> int:
+    """Requests that may wait for a trace at once: fewer than half of the threads that answer requests, of which there
+    are a little over half as many as database connections."""
+    return max(1, settings.database_connections // 4)
 
 
 def build_services(settings: Settings) -> Services:
     store, objects, tracer = open_store(settings), open_objects(settings), build_tracer(settings)
-    sizer = build_sizer(tracer, wait_seconds=settings.estimator_wait_seconds)
+    sizer = build_sizer(tracer, wait_seconds=settings.estimator_wait_seconds, seats=tracer_seats(settings))
+    calibrations = Calibrations()
     models = Models(
         store=store,
         objects=objects,
@@ -128,7 +139,7 @@ def build_services(settings: Settings) -> Services:
         tracer=tracer,
         adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
         costs=Costs(store),
-        estimates=Estimates(store, models, sizer),
+        estimates=Estimates(store, models, sizer, calibrations),
         files=Files(
             store=store,
             objects=objects,
@@ -136,7 +147,7 @@ def build_services(settings: Settings) -> Services:
             presigned_seconds=settings.presigned_seconds,
         ),
         health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
-        jobs=Jobs(store, models, settings.min_training_rows, sizer),
+        jobs=Jobs(store, models, settings.min_training_rows, sizer, calibrations),
         keys=Keys(store),
         models=models,
         pool=Pool(store),
@@ -157,7 +168,9 @@ def build_control_plane(settings: Settings, services: Services, launcher: Launch
         knowledge=Knowledge(
             describe_model=services.models.source_for,
             verify_adapter=services.adapters.verify,
-            sizer=build_sizer(services.tracer, wait_seconds=settings.estimator_start_seconds),
+            sizer=build_sizer(
+                services.tracer, wait_seconds=settings.estimator_start_seconds, seats=PARALLEL_VALIDATIONS
+            ),
         ),
         settings=ControlSettings(
             owner=name_owner(),

@@ -95,7 +95,7 @@ def train(path: Path, *, started_at: float) -> int:
 
 def report_failure(spec: AttemptSpec, context: Context, error: Exception) -> None:
     """Report the failure; out of memory with the peak, which is what the next attempt is planned by."""
-    failed = classify(error)
+    failed = classify(error, is_memory_short=_is_memory_short)
     if failed.failure is FailureKind.OUT_OF_MEMORY:
         memory = importlib.import_module("workers.memory")
         memory.lift_fence(spec.device)
@@ -104,6 +104,11 @@ def report_failure(spec: AttemptSpec, context: Context, error: Exception) -> Non
         failed = failed.model_copy(update={"message": memory.explain_shortage(spec.device, peak, failed.detail)})
     logger.exception("the training failed: %s", failed.failure)
     context.report(failed)
+
+
+def _is_memory_short() -> bool:
+    near: bool = importlib.import_module("workers.memory").is_fence_near()
+    return near
 
 
 def validate(path: Path) -> int:

@@ -6,7 +6,7 @@ this module imports none of them. Anything that nobody foresaw is the platform's
 
 import errno
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.protocol import Failed, StopReason
@@ -72,6 +72,8 @@ _KIND_BY_CLASS: Mapping[str, FailureKind] = {
 }
 _MEMORY_TEXTS = ("can't allocate memory", "cannot allocate memory", "out of memory", "std::bad_alloc")
 """torch reports a failed allocation on the CPU, and some CUDA libraries theirs, as a RuntimeError with this text."""
+_THREAD_TEXT = "can't start new thread"
+"""CPython's RuntimeError for whatever refused a thread: memory for its stack, or a limit on their number."""
 _TEXTS: Mapping[FailureKind, str] = {
     FailureKind.OUT_OF_MEMORY: "The training ran out of memory on its device.",
     FailureKind.MODEL: "The base model's files could not be read.",
@@ -80,12 +82,13 @@ _TEXTS: Mapping[FailureKind, str] = {
 }
 
 
-def classify(error: BaseException) -> Failed:
+def classify(error: BaseException, *, is_memory_short: Callable[[], bool] = lambda: False) -> Failed:
     """The failure to report for `error`: want of memory wherever it is in the chain, else the outermost that is known.
 
-    The message holds no training data: only our own errors' words are shown.
+    The message holds no training data: only our own errors' words are shown. `is_memory_short` is asked of errors that
+    want of memory may be behind, while the memory is still as it was.
     """
-    found = [(kind, link) for link in _chain(error) if (kind := _kind_of(link)) is not None]
+    found = [(kind, link) for link in _chain(error) if (kind := _kind_of(link, is_memory_short)) is not None]
     for kind, link in sorted(found, key=lambda pair: pair[0] is not FailureKind.OUT_OF_MEMORY):
         return Failed(failure=kind, message=_message(kind, link), detail=_detail(error))
     name = type(error).__name__
@@ -103,7 +106,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _kind_of(error: BaseException) -> FailureKind | None:
+def _kind_of(error: BaseException, is_memory_short: Callable[[], bool]) -> FailureKind | None:
     if isinstance(error, WorkerError):
         return error.kind
     for cls in type(error).__mro__:
@@ -113,6 +116,8 @@ def _kind_of(error: BaseException) -> FailureKind | None:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return FailureKind.OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _MEMORY_TEXTS):
+        return FailureKind.OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and _THREAD_TEXT in str(error) and is_memory_short():
         return FailureKind.OUT_OF_MEMORY
     return None
 

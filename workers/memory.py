@@ -44,11 +44,21 @@ def lift_fence(grant: DeviceGrant) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
+def is_fence_near() -> bool:
+    """Whether the fence of a process on a CPU leaves no room for two more threads: if one was refused, that is why."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return limit != resource.RLIM_INFINITY and limit - _status_bytes("VmData") < 2 * _stack_bytes()
+
+
 def fence_headroom_bytes() -> int:
     """What a process on a CPU may have beyond its reservation before it is refused more."""
+    return CPU_FENCE_BYTES + (STACKS_PER_CORE * torch.get_num_threads() + SPARE_STACKS) * _stack_bytes()
+
+
+def _stack_bytes() -> int:
+    """Of a new thread."""
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    stack = DEFAULT_STACK_BYTES if stack == resource.RLIM_INFINITY else stack
-    return CPU_FENCE_BYTES + (STACKS_PER_CORE * torch.get_num_threads() + SPARE_STACKS) * stack
+    return DEFAULT_STACK_BYTES if stack == resource.RLIM_INFINITY else stack
 
 
 def explain_shortage(grant: DeviceGrant, peak: Peak, detail: str) -> str:

@@ -11,11 +11,12 @@ far as the next lower one bears it out. Time is a matter of the middle: the medi
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 
-from orchestrator.domain.estimate_terms import Correction
-from orchestrator.domain.observations import PHASES_OF_TERM, Observation
+from orchestrator.domain.estimate_terms import UNCALIBRATED, Calibration, Correction
+from orchestrator.domain.observations import ESTIMATORS, PHASES_OF_TERM, Observation
+from orchestrator.domain.placement import DeviceKind, DeviceRoom
 
 UPPER_QUANTILE = 0.95
 TOP_STEP = 1.1
@@ -53,30 +54,13 @@ class MemorySample:
     censored: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """`memory_factor` times the prediction is to be reserved; `memory_runs` and `time_runs` count attempts of the same
-    kind, `related_runs` those of any kind on the device type. `corrections` are by term of a time estimate."""
-
-    memory_factor: float = 1.0
-    memory_runs: int = 0
-    time_runs: int = 0
-    related_runs: int = 0
-    corrections: Mapping[str, Correction] = field(default_factory=dict)
-
-
-UNCALIBRATED = Calibration()
-
-
 def calibrate(levels: Sequence[Sequence[Observation]]) -> Calibration:
     """`levels` hold observations from the coarsest level to the finest, the newest of each."""
     if not any(levels):
         return UNCALIBRATED
-    samples = [[sample for seen in level if (sample := sample_memory(seen)) is not None] for level in levels]
-    relatives = 1.0
-    for level in samples[:-1]:
-        relatives = max(1.0, learn_factor(level, prior=relatives))
-    factor = learn_factor(samples[-1], prior=relatives)
+    samples = {
+        method: [_sample_level(level, estimator) for level in levels] for method, estimator in ESTIMATORS.items()
+    }
     corrections = {}
     for term in PHASES_OF_TERM:
         found = None
@@ -85,30 +69,58 @@ def calibrate(levels: Sequence[Sequence[Observation]]) -> Calibration:
         if found is not None:
             corrections[term] = found
     return Calibration(
-        memory_factor=factor,
-        memory_runs=len(samples[-1]),
+        memory_factors={method: _learn_levels(found) for method, found in samples.items() if any(found)},
+        memory_runs=sum(len(found[-1]) for found in samples.values()),
         time_runs=len(sample_seconds(levels[-1], "training")),
         related_runs=len(levels[0]),
         corrections=corrections,
     )
 
 
+def _sample_level(level: Sequence[Observation], estimator: int) -> list[MemorySample]:
+    own = (seen for seen in level if seen.estimator == estimator)
+    return [sample for seen in own if (sample := sample_memory(seen)) is not None]
+
+
+def _learn_levels(levels: Sequence[Sequence[MemorySample]]) -> float:
+    relatives = 1.0
+    for level in levels[:-1]:
+        relatives = max(1.0, learn_factor(level, prior=relatives))
+    return learn_factor(levels[-1], prior=relatives)
+
+
 def merge_calibrations(found: Iterable[Calibration]) -> Calibration:
-    """Of a job that may go to any of several device types: the largest margin, and the times that are known best."""
+    """Of a job that may go to any of several device types: the largest margin, and the times that are known best.
+
+    One margin for all, because a footprint is by kind of device: it may be more than some type needs, and never less.
+    """
     several = list(found)
     if not several:
         return UNCALIBRATED
     best = max(several, key=lambda one: (one.time_runs, one.related_runs))
-    return replace(best, memory_factor=max(one.memory_factor for one in several))
+    methods = {method for one in several for method in one.memory_factors}
+    return replace(best, memory_factors={name: max(one.memory_factor(name) for one in several) for name in methods})
+
+
+def merge_by_kind(rooms: Iterable[DeviceRoom], found: Mapping[str, Calibration]) -> dict[DeviceKind, Calibration]:
+    """For each kind of device among `rooms`, what `found` holds of its device types."""
+    types: dict[DeviceKind, set[str]] = {}
+    for room in rooms:
+        types.setdefault(room.kind, set()).add(room.device_type)
+    return {kind: merge_calibrations(found[name] for name in sorted(names)) for kind, names in types.items()}
 
 
 def sample_memory(seen: Observation) -> MemorySample | None:
-    """None for an attempt that shows nothing: without a prediction, without a peak, or over before its peak."""
+    """None for an attempt that shows nothing: without a prediction, without a peak, or over before its peak.
+
+    One that went on from a checkpoint shows only that it ran out of memory: it did not try the longest rows first, and
+    may have had none of them left.
+    """
     if not seen.predicted_bytes:
         return None
     if seen.out_of_memory:
         return MemorySample(ratio=max(seen.measured_bytes, seen.reserved_bytes) / seen.predicted_bytes, censored=True)
-    if not seen.measured_bytes or not (seen.succeeded or seen.steps >= FEWEST_STEPS):
+    if seen.resumed or not seen.measured_bytes or not (seen.succeeded or seen.steps >= FEWEST_STEPS):
         return None
     return MemorySample(ratio=seen.measured_bytes / seen.predicted_bytes)
 

@@ -6,10 +6,9 @@ is one; `domain.sizer` is through what both are asked. Each term is derived wher
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from orchestrator.domain.estimate_activations import ActivationEstimate, estimate_activations
-from orchestrator.domain.estimate_terms import CALIBRATION_TERM
+from orchestrator.domain.estimate_terms import CALIBRATION_TERM, Method
 from orchestrator.domain.estimate_time import TimeEstimate, estimate_time
 from orchestrator.domain.estimate_weights import (
     FP32_BYTES,
@@ -35,7 +34,6 @@ __all__ = [
     "estimate_time",
 ]
 
-Method = Literal["traced", "closed_form"]
 KINDS: tuple[DeviceKind, ...] = ("cpu", "cuda")
 
 BREAKDOWN_TERMS = (

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from orchestrator.domain.estimate import MemoryEstimate, Method, can_run
 from orchestrator.domain.estimate_time import count_flops
-from orchestrator.domain.placement import DeviceKind, DeviceRoom
+from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.plan import INITS_OF_16_BIT, SEQ_MULTIPLE_TOKENS, TrainingPlan
-from orchestrator.domain.sizer import Gauge
+from orchestrator.domain.sizer import Gauge, Gauges
 
 Setting = bool | int | str
 
@@ -92,7 +92,7 @@ def describe_changes(changes: tuple[Change, ...]) -> str:
     )
 
 
-def describe_misfit(plan: TrainingPlan, rooms: Sequence[DeviceRoom], gauge_for: Callable[[DeviceKind], Gauge]) -> str:
+def describe_misfit(plan: TrainingPlan, rooms: Sequence[DeviceRoom], gauges: Gauges) -> str:
     """Why none of these devices, even empty, could hold the plan, and what would change that: the job's error.
 
     Looks at the largest device of those that can run the plan at all.
@@ -101,7 +101,7 @@ def describe_misfit(plan: TrainingPlan, rooms: Sequence[DeviceRoom], gauge_for: 
     if not able:
         return f"{_describe_inability(plan)} needs a CUDA device, and the pool has none that the job may use."
     largest = max(able, key=lambda room: (room.total_bytes, room.device_id))
-    gauge = gauge_for(largest.kind)
+    gauge = gauges[largest.kind]
     (needed,) = gauge.measure([plan])
     text = (
         f"The job needs {_gib(needed.total_bytes)} on {largest.kind}; the largest device that it may use is "

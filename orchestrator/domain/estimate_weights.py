@@ -3,6 +3,8 @@
 Counted per tensor kind as bitsandbytes and PEFT store them, so no term here is fitted to a measurement.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.domain.models import LinearGroup, ModelFacts
@@ -18,14 +20,18 @@ NESTED_TABLE_BYTES = 256 * FP32_BYTES + FP32_BYTES
 """Per linear layer: the code book of the second level, and its offset."""
 EIGHT_BIT_BLOCK = 256
 """Values that share a scale in bitsandbytes' 8-bit optimizers."""
+FEWEST_EIGHT_BIT_VALUES = 4096
+"""Smaller tensors keep fp32 states in those (`min_8bit_size`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterShape:
-    """What LoRA adds to one group of linear layers: `parameters` over the group, `factors` floats of Adafactor."""
+    """What LoRA adds to the model: `parameters` in all, `factors` floats of Adafactor, `states_8bit` bytes of one
+    8-bit moment."""
 
     parameters: int
     factors: int
+    states_8bit: int
 
 
 def compute_bytes(plan: TrainingPlan) -> int:
@@ -67,18 +73,31 @@ def estimate_constant_bytes(plan: TrainingPlan, facts: ModelFacts) -> int:
 
 def measure_adapter(plan: TrainingPlan, facts: ModelFacts) -> AdapterShape:
     """Count what is trained: A [r, in] and B [out, r] per target, DoRA's magnitude [out], and biases when asked for."""
-    parameters = factors = 0
+    tensors = list(_trained_tensors(plan, facts))
+    return AdapterShape(
+        parameters=sum(math.prod(shape) * count for shape, count in tensors),
+        factors=sum(sum(shape) * count for shape, count in tensors),
+        states_8bit=sum(_moment_bytes(math.prod(shape)) * count for shape, count in tensors),
+    )
+
+
+def _trained_tensors(plan: TrainingPlan, facts: ModelFacts) -> Iterator[tuple[tuple[int, ...], int]]:
+    """(shape, how many of it)."""
     for group in get_target_groups(plan, facts):
-        sides = group.in_features + group.out_features
-        extra = group.out_features if plan.use_dora else 0
-        parameters += (plan.lora_r * sides + extra) * group.count
-        factors += (2 * plan.lora_r + sides + extra) * group.count
+        yield (plan.lora_r, group.in_features), group.count
+        yield (group.out_features, plan.lora_r), group.count
+        if plan.use_dora:
+            yield (group.out_features,), group.count
     if plan.lora_bias != "none":
-        groups = facts.linear_groups if plan.lora_bias == "all" else get_target_groups(plan, facts)
-        biases = sum(group.out_features * group.count for group in groups)
-        parameters += biases
-        factors += biases
-    return AdapterShape(parameters=parameters, factors=factors)
+        for group in facts.linear_groups if plan.lora_bias == "all" else get_target_groups(plan, facts):
+            yield (group.out_features,), group.count
+
+
+def _moment_bytes(values: int) -> int:
+    """One 8-bit moment of a tensor with its scales. That of a paged optimizer may be on the device too."""
+    if values < FEWEST_EIGHT_BIT_VALUES:
+        return FP32_BYTES * values
+    return values + FP32_BYTES * -(-values // EIGHT_BIT_BLOCK)
 
 
 def estimate_optimizer_bytes(plan: TrainingPlan, shape: AdapterShape) -> int:
@@ -87,8 +106,7 @@ def estimate_optimizer_bytes(plan: TrainingPlan, shape: AdapterShape) -> int:
         case "adamw":
             return 2 * FP32_BYTES * shape.parameters
         case "adamw_8bit" | "paged_adamw_8bit":
-            scales = -(-shape.parameters // EIGHT_BIT_BLOCK) * 2 * FP32_BYTES
-            return 2 * shape.parameters + scales
+            return 2 * shape.states_8bit
         case "adafactor":
             return FP32_BYTES * shape.factors
         case _:

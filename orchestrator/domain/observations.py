@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.attempts import Attempt
-from orchestrator.domain.estimate_terms import CALIBRATION_TERM
+from orchestrator.domain.estimate_terms import CALIBRATION_TERM, Method
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.outcomes import AttemptEnd
@@ -18,8 +18,9 @@ from orchestrator.domain.pace import Pace
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.states import AttemptState
 
-ESTIMATOR_VERSION = 1
-"""Of the formulas behind estimates. A prediction made by others says nothing of these: raise it when they change."""
+ESTIMATORS: Mapping[Method, int] = {"closed_form": 1, "traced": 2}
+"""The version of each way to predict memory; they err in their own ways, so each learns from its own predictions. One
+made by other formulas says nothing of these: take a new number, of this method or of all, when formulas change."""
 SHORTEST_LENGTH = 64
 LONGEST_START_SECONDS = 3600.0
 """From the launch to the first report: two clocks, so it is held within an hour."""
@@ -47,7 +48,7 @@ class JobKind:
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One ended attempt. Predictions are None when the job had none.
+    """One ended attempt. Predictions are None when the job had none. `estimator` is one of ESTIMATORS, or older.
 
     `predicted_bytes` and `predicted_seconds` (by term, of the steps that were done) are raw, `told_bytes` and
     `told_seconds` what the user saw. `measured_bytes` is the peak that the prediction is of; `run_seconds` is billed.
@@ -107,7 +108,7 @@ def observe_attempt(job: Job, attempt: Attempt, end: AttemptEnd, *, family: str)
         team_id=job.team_id,
         kind=name_kind(job.plan, base_model=job.model_name, family=family, device_type=attempt.device_type),
         ended_at=attempt.ended_at,
-        estimator=ESTIMATOR_VERSION,
+        estimator=ESTIMATORS[memory.get("method", "closed_form")],
         succeeded=end.state is AttemptState.SUCCEEDED,
         out_of_memory=end.failure is not None and end.failure.kind is FailureKind.OUT_OF_MEMORY,
         resumed=attempt.resumed_from_step is not None,

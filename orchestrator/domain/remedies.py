@@ -153,8 +153,10 @@ def _remedy(
     plan: TrainingPlan,
     settings: Mapping[str, Any],
 ) -> Remedy:
-    """The reservation is kept at least: what was predicted for the plan before was too little for it."""
-    reserved = max(short.footprints.get(short.kind, 0), short.reserved_bytes)
+    """The reservation is kept at least: what was predicted for the plan before was too little for it. That of an
+    exclusive job is a whole device, of whatever size it was; it asks for what it did before, and gets a whole one."""
+    asked = short.footprints.get(short.kind, short.reserved_bytes)
+    reserved = asked if short.spec.resources.exclusive else max(asked, short.reserved_bytes)
     return Remedy(
         kind=kind,
         plan=plan,

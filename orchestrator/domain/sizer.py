@@ -8,7 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from orchestrator.domain.estimate import KINDS, DeviceKind, MemoryEstimate, can_run, estimate_memory
+from orchestrator.domain.estimate import (
+    KINDS,
+    DeviceKind,
+    MemoryEstimate,
+    calibrate_memory,
+    can_run,
+    estimate_memory,
+)
+from orchestrator.domain.estimate_terms import UNCALIBRATED, Calibration
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.pool import BaseModel
 
@@ -47,34 +55,50 @@ class ClosedFormSizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Gauge:
-    """A sizer for one model on one kind of device."""
+    """A sizer for one model on one kind of device: what placement reserves there, the learned margin included."""
 
     sizer: Sizer
     model: BaseModel
     kind: DeviceKind
+    learned: Calibration = UNCALIBRATED
 
     def measure(self, plans: Sequence[TrainingPlan]) -> Sequence[MemoryEstimate]:
-        return self.sizer.measure(self.model, plans, kind=self.kind)
+        return self._calibrate(self.sizer.measure(self.model, plans, kind=self.kind))
+
+    def glance(self, plans: Sequence[TrainingPlan]) -> Sequence[MemoryEstimate]:
+        return self._calibrate(self.sizer.glance(self.model, plans, kind=self.kind))
+
+    def _calibrate(self, found: Sequence[MemoryEstimate]) -> Sequence[MemoryEstimate]:
+        return [calibrate_memory(estimate, self.learned.memory_factor(estimate.method)) for estimate in found]
+
+
+Gauges = Mapping[DeviceKind, Gauge]
+"""One for every kind of device."""
+
+
+def build_gauges(sizer: Sizer, model: BaseModel, *, learned: Mapping[DeviceKind, Calibration]) -> Gauges:
+    """A kind that is missing in `learned` has taught nothing."""
+    return {kind: Gauge(sizer=sizer, model=model, kind=kind, learned=learned.get(kind, UNCALIBRATED)) for kind in KINDS}
 
 
 def measure_kinds(
-    plan: TrainingPlan, model: BaseModel, *, sizer: Sizer, present: Collection[DeviceKind]
+    plan: TrainingPlan, gauges: Gauges, *, present: Collection[DeviceKind]
 ) -> dict[DeviceKind, MemoryEstimate]:
     """The plan on every kind of device that can run it at all. Only for kinds that the pool has is anything waited for;
     a pool that has shown no device yet may have any."""
     found = {}
-    for kind in KINDS:
+    for kind, gauge in gauges.items():
         if can_run(plan, kind):
-            ask = sizer.measure if kind in present or not present else sizer.glance
-            (found[kind],) = ask(model, [plan], kind=kind)
+            ask = gauge.measure if kind in present or not present else gauge.glance
+            (found[kind],) = ask([plan])
     return found
 
 
 def glance_at_kinds(
-    plan: TrainingPlan, model: BaseModel, *, sizer: Sizer, kinds: Collection[DeviceKind]
+    plan: TrainingPlan, gauges: Gauges, *, kinds: Collection[DeviceKind]
 ) -> dict[DeviceKind, MemoryEstimate]:
     """What is known at once of the plan on those of `kinds` that can run it."""
-    return {kind: sizer.glance(model, [plan], kind=kind)[0] for kind in kinds if can_run(plan, kind)}
+    return {kind: gauges[kind].glance([plan])[0] for kind in kinds if can_run(plan, kind)}
 
 
 def footprints_of(memory: Mapping[DeviceKind, MemoryEstimate]) -> dict[str, int]:

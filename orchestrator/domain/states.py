@@ -77,6 +77,9 @@ FINAL_JOB_STATES: frozenset[JobState] = frozenset(s for s, moves in JOB_MOVES.it
 FINAL_ATTEMPT_STATES: frozenset[AttemptState] = frozenset(s for s, moves in ATTEMPT_MOVES.items() if not moves)
 ACTIVE_ATTEMPT_STATES: frozenset[AttemptState] = frozenset(AttemptState) - FINAL_ATTEMPT_STATES
 
+IDLE_JOB_STATES: frozenset[JobState] = frozenset({_J.VALIDATING_FILES, _J.QUEUED, _J.PAUSED})
+"""A job in one of these has no active attempt, so that it can be moved, and started, at once."""
+
 
 def states_before_job(target: JobState) -> frozenset[JobState]:
     """Every job state from which `target` may be entered."""

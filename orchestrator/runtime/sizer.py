@@ -1,8 +1,9 @@
 """Traced estimates where they can be had, and the closed form, with the reason, where they cannot."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.domain.errors import UntraceableError
@@ -19,12 +20,14 @@ _Ask = Callable[[Sequence[dict[str, Any]]], Sequence[Found]]
 class TracedSizer:
     """`wait_seconds` is how long `measure` waits for all the plans of a call together; in a session, of all calls.
 
-    `deadline` is the session's end on the monotonic clock.
+    `deadline` is the session's end on the monotonic clock. Whoever waits holds one of `seats`, and who finds none free
+    is answered at once: a tracer that starts or hangs must not take every thread of a server.
     """
 
     tracer: Tracer
     wait_seconds: float
     deadline: float | None = None
+    seats: threading.Semaphore = field(default_factory=threading.Semaphore)
 
     def session(self) -> "TracedSizer":
         return replace(self, deadline=time.monotonic() + self.wait_seconds)
@@ -36,17 +39,22 @@ class TracedSizer:
         return _size(model, plans, kind, self._remember)
 
     def _ask(self, questions: Sequence[dict[str, Any]]) -> Sequence[Found]:
-        if self.deadline is None:
-            return self.tracer.ask(questions, wait_seconds=self.wait_seconds)
-        left = self.deadline - time.monotonic()
-        if left > 0:
+        known = [found for question in questions if (found := self.tracer.find(question)) is not None]
+        if len(known) == len(questions):
+            return known
+        left = self.wait_seconds if self.deadline is None else self.deadline - time.monotonic()
+        if left <= 0:
+            late = f"the tracer did not answer everything within {self.wait_seconds:g} s; ask again"
+            return self._remember(questions, otherwise=late)
+        if not self.seats.acquire(blocking=False):
+            return self._remember(questions, otherwise="others wait for the tracer already; ask again in some seconds")
+        try:
             return self.tracer.ask(questions, wait_seconds=left)
-        late = NoAnswer(f"the tracer did not answer everything within {self.wait_seconds:g} s; ask again")
-        return [self.tracer.find(question) or late for question in questions]
+        finally:
+            self.seats.release()
 
-    def _remember(self, questions: Sequence[dict[str, Any]]) -> Sequence[Found]:
-        unknown = NoAnswer("not traced yet")
-        return [self.tracer.find(question) or unknown for question in questions]
+    def _remember(self, questions: Sequence[dict[str, Any]], *, otherwise: str = "not traced yet") -> Sequence[Found]:
+        return [self.tracer.find(question) or NoAnswer(otherwise) for question in questions]
 
 
 def _size(model: BaseModel, plans: Sequence[TrainingPlan], kind: DeviceKind, ask: _Ask) -> Sequence[MemoryEstimate]:

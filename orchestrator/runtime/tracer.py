@@ -1,8 +1,9 @@
 """The warm tracer: one process that is kept, asked by any number of threads, and replaced when it fails.
 
-Invariants: only the keeper's thread touches the process; nobody waits longer than they said; an answer is remembered
-under its question, so it is asked once; a question that ended a process is not asked again for a while, and a process
-that ended is not started again at once. Without a process there is a reason, never a guess.
+Invariants: only the keeper's thread touches the process; nobody waits longer than they said, and nothing is begun that
+nobody waits for; an answer is remembered under its question, so it is asked once; a question that ended a process is
+not asked again for a while, and a process that ended is not started again at once. Without a process there is a reason,
+never a guess.
 """
 
 import json
@@ -79,7 +80,10 @@ class Tracer:
         return self._answers.find(_key(question))
 
     def ask(self, questions: Sequence[Question], *, wait_seconds: float) -> list[Found]:
-        """An answer or a reason for each, within `wait_seconds` for all. What comes later is remembered."""
+        """An answer or a reason for each, within `wait_seconds` for all.
+
+        A question that is under way by then is answered later, and remembered; others are taken back.
+        """
         deadline = time.monotonic() + wait_seconds
         keys = [_key(question) for question in questions]
         asked = [
@@ -101,6 +105,7 @@ def _wait(answer: "Future[Found]", deadline: float) -> Found:
     try:
         return answer.result(max(0.0, deadline - time.monotonic()))
     except FutureTimeoutError:
+        answer.cancel()
         return NoAnswer("the tracer is busy or still starting; ask again in some seconds")
 
 
@@ -170,6 +175,8 @@ class _Keeper:
 
     def _run(self) -> None:
         while (asked := self._queue.get()) is not None:
+            if not asked.answer.set_running_or_notify_cancel():
+                continue
             try:
                 found: Found = self._answers.find(asked.key) or self._answer(asked)
             except Exception as error:  # a caller waits for it, and the next one needs this thread

@@ -28,7 +28,7 @@ BATCH = 100
 ROWS_PER_DELETE = 5000
 
 TIDY_STAGE = 1
-FORGET_STAGE = 2
+FORGET_STAGE = sweeps.LAST_STAGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,20 +157,19 @@ class Clean:
     def _forget(self, job_id: str) -> bool:
         """Logs, metrics and the last checkpoint; the job, its events, its bill and its adapter stay.
 
-        A checkpoint that a job goes on from stays too, and the job is looked at again until it may go.
+        A checkpoint that a job goes on from stays too, and the job is looked at again when it may go. Logs and metrics
+        go after objects: with them gone, a job that keeps a checkpoint is passed over until then.
         """
         with self._store.write() as tx:
             for checkpoint in checkpoints.list_checkpoints(tx, job_id, limit=ROWS_PER_DELETE).items:
                 checkpoints.delete_checkpoint(tx, checkpoint.checkpoint_id)
             kept = checkpoints.list_checkpoints(tx, job_id, limit=ROWS_PER_DELETE).items
-            is_more = sweeps.delete_output(tx, job_id, ROWS_PER_DELETE) > 0
-        if is_more:
-            return True
         self._delete_objects(job_id, kept=kept)
-        if kept:
-            return False
         with self._store.write() as tx:
-            sweeps.record_sweep(tx, job_id, FORGET_STAGE)
+            if sweeps.delete_output(tx, job_id, ROWS_PER_DELETE) > 0:
+                return True
+            if not kept:
+                sweeps.record_sweep(tx, job_id, FORGET_STAGE)
         return False
 
     def _delete_objects(self, job_id: str, *, kept: Sequence[Checkpoint]) -> None:

@@ -8,22 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.domain.calibration import Calibration, merge_calibrations
-from orchestrator.domain.estimate import (
-    KINDS,
-    DeviceKind,
-    MemoryEstimate,
-    TimeEstimate,
-    calibrate_memory,
-    estimate_time,
-)
+from orchestrator.domain.calibration import merge_by_kind
+from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate, estimate_time
 from orchestrator.domain.estimate_changes import Change, describe_misfit, suggest_savings
+from orchestrator.domain.estimate_terms import Calibration
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
 from orchestrator.domain.plan import TokenReport, TrainingPlan
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
-from orchestrator.domain.sizer import Gauge, Sizer, footprints_of, measure_kinds
+from orchestrator.domain.sizer import Gauges, Sizer, build_gauges, footprints_of, measure_kinds
 from orchestrator.domain.spec import AUTO
 from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
 
@@ -64,12 +58,10 @@ def size_job(
     tokens: TokenReport,
     validation: TokenReport | None,
     market: Market,
-    sizer: Sizer,
+    gauges: Gauges,
 ) -> Sizing:
     """What is predicted, with the margin and the corrections that measured runs of such jobs ask for."""
-    learned = {kind: _learned(job, market, kind) for kind in KINDS}
-    predicted = measure_kinds(plan, model, sizer=sizer, present={room.kind for room in market.rooms})
-    memory = {kind: calibrate_memory(found, learned[kind].memory_factor) for kind, found in predicted.items()}
+    memory = measure_kinds(plan, gauges, present={room.kind for room in market.rooms})
     time = {
         kind: estimate_time(
             plan,
@@ -78,7 +70,7 @@ def size_job(
             rows=tokens.rows,
             kind=kind,
             validation=validation,
-            corrections=learned[kind].corrections,
+            corrections=gauges[kind].learned.corrections,
         )
         for kind in memory
     }
@@ -96,14 +88,18 @@ def size_job(
             device_bytes=home.total_bytes,
         )
         cost = rate.amount_usd_micros(timedelta(seconds=time[home.kind].seconds))
-        savings = suggest_savings(plan, Gauge(sizer=sizer, model=model, kind=home.kind))
+        savings = suggest_savings(plan, gauges[home.kind])
     return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost, savings=savings)
 
 
-def _learned(job: Job, market: Market, kind: DeviceKind) -> Calibration:
+def gauge_job(job: Job, model: BaseModel, *, market: Market, sizer: Sizer) -> Gauges:
+    """With what was learned on the device types that the job may go to."""
+    return build_gauges(sizer, model, learned=merge_by_kind(_allowed(job, market.rooms), market.calibrations))
+
+
+def _allowed(job: Job, rooms: Sequence[DeviceRoom]) -> list[DeviceRoom]:
     asked = job.spec.resources.device_type
-    types = {room.device_type for room in market.rooms if room.kind == kind and asked in {AUTO, room.device_type}}
-    return merge_calibrations(market.calibrations[device_type] for device_type in sorted(types))
+    return [room for room in rooms if asked in {AUTO, room.device_type}]
 
 
 def _asks(job: Job, footprints: dict[str, int]) -> WaitingJob:
@@ -154,10 +150,10 @@ def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
     )
 
 
-def explain_misfit(job: Job, plan: TrainingPlan, model: BaseModel, *, rooms: Sequence[DeviceRoom], sizer: Sizer) -> str:
+def explain_misfit(job: Job, plan: TrainingPlan, *, rooms: Sequence[DeviceRoom], gauges: Gauges) -> str:
     """Why no device could hold the job even empty, and the nearest changes with which one could."""
-    asked = job.spec.resources.device_type
-    allowed = [room for room in rooms if asked in {AUTO, room.device_type}]
+    allowed = _allowed(job, rooms)
     if not allowed:
+        asked = job.spec.resources.device_type
         return f"The pool has no device of type {asked}; it has {', '.join(sorted({r.device_type for r in rooms}))}."
-    return describe_misfit(plan, allowed, lambda kind: Gauge(sizer=sizer, model=model, kind=kind))
+    return describe_misfit(plan, allowed, gauges)

@@ -36,7 +36,15 @@ from orchestrator.scheduler.loop import Loop
 from orchestrator.scheduler.orders import remote_file
 from orchestrator.scheduler.rooms import read_rooms
 from orchestrator.scheduler.sentences import describe_usd
-from orchestrator.scheduler.sizing import Market, Sizing, describe_sizing, explain_misfit, size_job, snapshot
+from orchestrator.scheduler.sizing import (
+    Market,
+    Sizing,
+    describe_sizing,
+    explain_misfit,
+    gauge_job,
+    size_job,
+    snapshot,
+)
 from orchestrator.store import events, files, jobs, models
 from orchestrator.store.observations import read_calibration
 from orchestrator.store.prices import read_price
@@ -170,11 +178,12 @@ class Validate:
         job, model = subject.job, subject.model
         tokens = _report_tokens(result.training, result.validation)
         plan = resolve_plan(job.spec, model.facts, seed=job.seed, tokens=tokens)
-        market, sizer = self._read_market(job, plan, model), self._knowledge.sizer.session()
+        market = self._read_market(job, plan, model)
+        gauges = gauge_job(job, model, market=market, sizer=self._knowledge.sizer.session())
         validation = None if result.validation is None else TokenReport(**result.validation.model_dump())
-        sizing = size_job(job, plan, model, tokens=tokens, validation=validation, market=market, sizer=sizer)
+        sizing = size_job(job, plan, model, tokens=tokens, validation=validation, market=market, gauges=gauges)
         if market.rooms and sizing.home is None:
-            text = explain_misfit(job, plan, model, rooms=market.rooms, sizer=sizer)
+            text = explain_misfit(job, plan, rooms=market.rooms, gauges=gauges)
             raise CannotFitError(text, param="resources")
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
 

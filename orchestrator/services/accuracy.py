@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
 
-from orchestrator.domain.calibration import FEWEST_STEPS, interpolate_quantile
+from orchestrator.domain.calibration import interpolate_quantile, sample_memory
 from orchestrator.domain.observations import Observation
 from orchestrator.domain.teams import Caller
 from orchestrator.store import observations
@@ -51,11 +51,7 @@ class AccuracyReader:
 
 def measure_accuracy(latest: Sequence[Observation]) -> Accuracy:
     """Of attempts in any order. A run out of memory counts among the failures: how wrong it was, nobody knows."""
-    peaked = [
-        seen
-        for seen in latest
-        if seen.measured_bytes and not seen.out_of_memory and (seen.succeeded or seen.steps >= FEWEST_STEPS)
-    ]
+    peaked = [seen for seen in latest if not seen.out_of_memory and sample_memory(seen) is not None]
     whole = [seen for seen in latest if seen.succeeded and not seen.resumed]
     return Accuracy(
         attempts=len(latest),

@@ -13,9 +13,8 @@ from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimat
 from orchestrator.domain.estimate_changes import Change, suggest_changes
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device, fits
 from orchestrator.domain.plan import TrainingPlan
-from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
-from orchestrator.domain.sizer import Gauge, Sizer, footprints_of
+from orchestrator.domain.sizer import Gauges, footprints_of
 from orchestrator.domain.spec import AUTO, JobShape
 from orchestrator.services.pool import read_pool
 from orchestrator.store.prices import read_price
@@ -62,15 +61,19 @@ class Market:
     prices: Mapping[str, int]
 
     @property
+    def all_rooms(self) -> list[DeviceRoom]:
+        return [room for rooms in self.rooms.values() for room in rooms]
+
+    @property
     def kinds(self) -> frozenset[DeviceKind]:
-        return frozenset(room.kind for rooms in self.rooms.values() for room in rooms)
+        return frozenset(room.kind for room in self.all_rooms)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sized:
     spec: JobShape
     plan: TrainingPlan
-    model: BaseModel
+    gauges: Gauges
     memory: Mapping[DeviceKind, MemoryEstimate]
     time: Mapping[DeviceKind, TimeEstimate]
 
@@ -90,11 +93,11 @@ def read_market(tx: ReadTx, spec: JobShape) -> Market:
     return Market(rooms=rooms, prices={name: read_price(tx, name) for name in rooms})
 
 
-def fit_devices(sized: Sized, market: Market, sizer: Sizer) -> tuple[DeviceFit, ...]:
-    return tuple(_fit_type(sized, rooms, sizer, price=market.prices[name]) for name, rooms in market.rooms.items())
+def fit_devices(sized: Sized, market: Market) -> tuple[DeviceFit, ...]:
+    return tuple(_fit_type(sized, rooms, price=market.prices[name]) for name, rooms in market.rooms.items())
 
 
-def _fit_type(sized: Sized, rooms: Sequence[DeviceRoom], sizer: Sizer, *, price: int) -> DeviceFit:
+def _fit_type(sized: Sized, rooms: Sequence[DeviceRoom], *, price: int) -> DeviceFit:
     """Cost is that on the device which an empty pool would give the job: the smallest that holds it."""
     largest = max(rooms, key=lambda room: room.total_bytes)
     kind = largest.kind
@@ -105,8 +108,7 @@ def _fit_type(sized: Sized, rooms: Sequence[DeviceRoom], sizer: Sizer, *, price:
     home = min(emptied, key=lambda room: (room.total_bytes, room.device_id), default=None)
     changes: tuple[Change, ...] = ()
     if memory is not None and home is None:
-        gauge = Gauge(sizer=sizer, model=sized.model, kind=kind)
-        changes = suggest_changes(sized.plan, gauge, device_bytes=largest.total_bytes)
+        changes = suggest_changes(sized.plan, sized.gauges[kind], device_bytes=largest.total_bytes)
     return DeviceFit(
         device_type=largest.device_type,
         kind=kind,

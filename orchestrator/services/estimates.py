@@ -9,25 +9,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.domain.artifacts import File, FileStatus
-from orchestrator.domain.calibration import Calibration, merge_calibrations
 from orchestrator.domain.errors import InvalidRequestError
-from orchestrator.domain.estimate import (
-    KINDS,
-    DeviceKind,
-    MemoryEstimate,
-    TimeEstimate,
-    calibrate_memory,
-    estimate_time,
-)
+from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate, estimate_time
 from orchestrator.domain.estimate_changes import Change, suggest_savings
+from orchestrator.domain.estimate_terms import Calibration
 from orchestrator.domain.models import ModelFacts
-from orchestrator.domain.observations import name_kind
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TokenReport, TrainingPlan, resolve_plan
-from orchestrator.domain.pool import BaseModel
-from orchestrator.domain.sizer import ClosedFormSizer, Gauge, Sizer, measure_kinds
+from orchestrator.domain.sizer import ClosedFormSizer, Sizer, build_gauges, measure_kinds
 from orchestrator.domain.spec import AUTO, EstimateSpec, JobShape, JobSpec
 from orchestrator.domain.teams import Caller
-from orchestrator.services.estimate_fits import DeviceFit, Market, Sized, fit_devices, read_market
+from orchestrator.services.estimate_fits import DeviceFit, Sized, fit_devices, read_market
 from orchestrator.services.parents import ResolveModel, resolve_model
 from orchestrator.store import files
 from orchestrator.store.calibrations import Calibrations
@@ -81,41 +72,28 @@ class Estimates:
             described = _Described(rows=rows, validation=_describe_validation(tx, caller, spec))
             market = read_market(tx, spec)
             plan = resolve_plan(spec, model.facts, seed=spec.seed or 0, tokens=_report(rows))
-            learned = self._read_learned(tx, market, plan, model)
-        sizer = self.sizer.session()
-        predicted = measure_kinds(plan, model, sizer=sizer, present=market.kinds)
-        memory = {kind: calibrate_memory(found, learned[kind].memory_factor) for kind, found in predicted.items()}
+            learned = self.calibrations.read_by_kind(tx, market.all_rooms, plan=plan, model=model)
+        gauges = build_gauges(self.sizer.session(), model, learned=learned)
+        memory = measure_kinds(plan, gauges, present=market.kinds)
         time = {
             kind: found
             for kind in memory
-            if (found := _estimate_time(plan, model.facts, described, kind=kind, learned=learned[kind]))
+            if (found := _estimate_time(plan, model.facts, described, kind=kind, learned=gauges[kind].learned))
         }
-        sized = Sized(spec=spec, plan=plan, model=model, memory=memory, time=time)
-        devices = fit_devices(sized, market, sizer)
+        sized = Sized(spec=spec, plan=plan, gauges=gauges, memory=memory, time=time)
+        devices = fit_devices(sized, market)
         return JobEstimate(
             model=model.name,
             plan=plan,
             rows=rows,
             memory=memory,
             savings={
-                kind: suggest_savings(plan, Gauge(sizer=sizer, model=model, kind=kind))
-                for kind in memory
-                if kind in market.kinds or not devices
+                kind: suggest_savings(plan, gauges[kind]) for kind in memory if kind in market.kinds or not devices
             },
             time=time,
             devices=devices,
             warnings=tuple(_warn(spec, rows, devices)),
         )
-
-    def _read_learned(
-        self, tx: ReadTx, market: Market, plan: TrainingPlan, model: BaseModel
-    ) -> dict[DeviceKind, Calibration]:
-        """What attempts of such jobs have taught, by kind of device, over the device types that the job may go to."""
-        found: dict[DeviceKind, list[Calibration]] = {kind: [] for kind in KINDS}
-        for device_type, rooms in market.rooms.items():
-            named = name_kind(plan, base_model=model.name, family=model.facts.model_type, device_type=device_type)
-            found[rooms[0].kind].append(self.calibrations.read(tx, named))
-        return {kind: merge_calibrations(several) for kind, several in found.items()}
 
 
 def _find_file(tx: ReadTx, caller: Caller, spec: EstimateSpec | JobSpec) -> File | None:

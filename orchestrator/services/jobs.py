@@ -23,14 +23,14 @@ from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan, resolve_
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.sizer import (
     ClosedFormSizer,
-    Gauge,
     Sizer,
+    build_gauges,
     footprints_of,
     glance_at_kinds,
     measure_kinds,
 )
 from orchestrator.domain.spec import AUTO, JobSpec
-from orchestrator.domain.states import FINAL_JOB_STATES, JobState
+from orchestrator.domain.states import FINAL_JOB_STATES, IDLE_JOB_STATES, JobState
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import idempotency
 from orchestrator.services.costs import Bill, read_bill, running_usd_micros
@@ -51,13 +51,12 @@ from orchestrator.store import (
     metrics,
     teams,
 )
+from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.jobs import JobFilter, NewJob
 from orchestrator.store.session import ReadTx, Store, WriteTx
 
 SCOPE = "POST /v1/fine_tuning/jobs"
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
-HOLDS_NOTHING = frozenset({JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED})
-"""States in which a job has no attempt, so that it can be moved at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +78,7 @@ class Jobs:
     models: ResolveModel
     min_rows: int = 1
     sizer: Sizer = field(default_factory=ClosedFormSizer)
+    calibrations: Calibrations = field(default_factory=Calibrations)
 
     def create(self, caller: Caller, spec: JobSpec, *, repeat: Repeat, team: str | None = None) -> Job:
         """Accept a job. The same request again gives the first one's job (see `services.idempotency`).
@@ -139,20 +139,23 @@ class Jobs:
         """Raises CannotFitError, with the nearest changes that would do, when no device could hold the job even empty.
 
         A pool that has shown no device yet refuses nothing. What fits at a glance is not looked at twice: validation
-        measures every job. Only before a job is refused is a trace waited for, so no transaction is open.
+        measures every job. Only before a job is refused is a trace waited for, so no transaction is open. What was
+        learned of a length holds for that length only, so without one it refuses nothing before validation.
         """
         with self.store.read() as tx:
             rooms = [DeviceView(device=device, uses=()).room for device in devices.list_devices(tx)]
-        candidates = _choose_candidates(spec, rooms)
+            candidates = _choose_candidates(spec, rooms)
+            is_known = spec.training.max_seq_length != AUTO
+            learned = self.calibrations.read_by_kind(tx, candidates if is_known else (), plan=plan, model=model)
         present = {room.kind for room in candidates}
-        glanced = glance_at_kinds(plan, model, sizer=self.sizer, kinds=present)
+        gauges = build_gauges(self.sizer, model, learned=learned)
+        glanced = glance_at_kinds(plan, gauges, kinds=present)
         if not candidates or could_ever_fit(candidates, _ask(spec, glanced)):
             return
-        sizer = self.sizer.session()
-        measured = measure_kinds(plan, model, sizer=sizer, present=present)
+        gauges = build_gauges(self.sizer.session(), model, learned=learned)
+        measured = measure_kinds(plan, gauges, present=present)
         if not could_ever_fit(candidates, _ask(spec, measured)):
-            text = describe_misfit(plan, candidates, lambda kind: Gauge(sizer=sizer, model=model, kind=kind))
-            raise CannotFitError(text, param="resources")
+            raise CannotFitError(describe_misfit(plan, candidates, gauges), param="resources")
 
     def _lock_files(self, tx: WriteTx, team_id: str, spec: JobSpec) -> None:
         """Hold the job's files against deletion. Raises InvalidRequestError, naming the field, for one that is not
@@ -230,7 +233,7 @@ class Jobs:
                 raise IllegalTransitionError(f"The job has {job.state.value} already; it cannot be cancelled.")
             known = job.cancel_requested_at is not None
             job = jobs.request_cancel(tx, job_id)
-            if job.state in HOLDS_NOTHING:
+            if job.state in IDLE_JOB_STATES:
                 return jobs.apply_job_transition(tx, job_id, JobState.CANCELLED, message="The job is cancelled.")
             if not known:
                 jobs.record_progress(tx, job_id, phase="cancelling")
@@ -247,7 +250,7 @@ class Jobs:
                 ending = job.state.value if job.state in FINAL_JOB_STATES else "being cancelled"
                 raise IllegalTransitionError(f"The job is {ending}; it cannot be paused.")
             job = jobs.request_pause(tx, job_id)
-            if job.state in HOLDS_NOTHING:
+            if job.state in IDLE_JOB_STATES:
                 return jobs.apply_job_transition(tx, job_id, JobState.PAUSED, message="The job is paused.")
             return jobs.apply_job_transition(
                 tx, job_id, JobState.PAUSING, message="Pause was asked for; the job saves a checkpoint and stops."

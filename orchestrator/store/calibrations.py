@@ -2,10 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from orchestrator.domain.calibration import Calibration
-from orchestrator.domain.observations import JobKind
+from orchestrator.domain.calibration import merge_by_kind
+from orchestrator.domain.estimate_terms import Calibration
+from orchestrator.domain.observations import JobKind, name_kind
+from orchestrator.domain.placement import DeviceKind, DeviceRoom
+from orchestrator.domain.plan import TrainingPlan
+from orchestrator.domain.pool import BaseModel
 from orchestrator.store.observations import read_calibration
 from orchestrator.store.session import ReadTx
 
@@ -35,3 +39,14 @@ class Calibrations:
                 self._known.clear()
             self._known[kind] = (now, found)
         return found
+
+    def read_by_kind(
+        self, tx: ReadTx, rooms: Sequence[DeviceRoom], *, plan: TrainingPlan, model: BaseModel
+    ) -> dict[DeviceKind, Calibration]:
+        """What attempts of such jobs have taught on the device types of `rooms`, by kind of device."""
+        family = model.facts.model_type
+        kinds = {
+            device_type: name_kind(plan, base_model=model.name, family=family, device_type=device_type)
+            for device_type in sorted({room.device_type for room in rooms})
+        }
+        return merge_by_kind(rooms, {device_type: self.read(tx, kind) for device_type, kind in kinds.items()})

@@ -13,11 +13,18 @@ from orchestrator.domain.pages import Page
 from orchestrator.domain.parents import Parent
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.spec import JobSpec
-from orchestrator.domain.states import FINAL_JOB_STATES, JobState, states_before_job
+from orchestrator.domain.states import (
+    ACTIVE_ATTEMPT_STATES,
+    FINAL_JOB_STATES,
+    IDLE_JOB_STATES,
+    JobState,
+    states_before_job,
+)
 from orchestrator.store.columns import bind_moment
 from orchestrator.store.events import Level, insert_numbered_event
 from orchestrator.store.keyset import Listing, read_page
 from orchestrator.store.session import ReadTx, WriteTx
+from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.jobs import job_metadata, jobs
 
 CHANGEABLE = frozenset(
@@ -210,7 +217,8 @@ def apply_job_transition(
     """Move a job and append the event that says so. `changes` sets further fields of the Job (see CHANGEABLE).
 
     One guarded update: raises IllegalTransitionError when the job is not in a state from which it may enter `to`, when
-    it would be queued or started against a wish to cancel, or started against a wish to pause.
+    it would be queued or started against a wish to cancel, started against a wish to pause, or would wait (queued,
+    paused) while an attempt of it is active.
     """
     now = tx.now()
     statement = (
@@ -235,8 +243,12 @@ def apply_job_transition(
 
 
 def _unopposed(to: JobState) -> tuple[ColumnElement[bool], ...]:
-    if to is JobState.QUEUED:
-        return (jobs.c.cancel_requested_at.is_(None),)
+    if to in IDLE_JOB_STATES:
+        active = select(attempts.c.attempt_id).where(
+            attempts.c.job_id == jobs.c.job_id, attempts.c.state.in_(sorted(ACTIVE_ATTEMPT_STATES))
+        )
+        opposed = (jobs.c.cancel_requested_at.is_(None),) if to is JobState.QUEUED else ()
+        return (~active.exists(), *opposed)
     if to is JobState.RUNNING:
         return (jobs.c.cancel_requested_at.is_(None), jobs.c.pause_requested_at.is_(None))
     return ()

@@ -5,8 +5,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, delete, select
 
-from orchestrator.domain.calibration import Calibration, calibrate
-from orchestrator.domain.observations import ESTIMATOR_VERSION, JobKind, Observation
+from orchestrator.domain.calibration import calibrate
+from orchestrator.domain.estimate_terms import Calibration
+from orchestrator.domain.observations import ESTIMATORS, JobKind, Observation
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.observations import observations
 
@@ -60,13 +61,18 @@ def list_newest(tx: ReadTx, limit: int) -> list[Observation]:
 
 
 def list_like(tx: ReadTx, kind: JobKind, level: tuple[str, ...], limit: int = RECENT) -> list[Observation]:
-    """Those that have the level's columns in common with `kind`, by the present formulas, newest first."""
-    query = select(observations).where(observations.c.estimator == ESTIMATOR_VERSION, *_same(kind, level))
-    return [_observation(row) for row in tx.rows(query.order_by(observations.c.ended_at.desc()).limit(limit))]
+    """Those that have the level's columns in common with `kind`, newest first: `limit` for each way to predict memory,
+    so that one which is hardly used any more keeps what it has learned."""
+    found: list[Observation] = []
+    for estimator in ESTIMATORS.values():
+        query = select(observations).where(*_same(kind, level), observations.c.estimator == estimator)
+        newest = query.order_by(observations.c.ended_at.desc()).limit(limit)
+        found.extend(_observation(row) for row in tx.rows(newest))
+    return sorted(found, key=lambda seen: seen.ended_at, reverse=True)
 
 
 def read_calibration(tx: ReadTx, kind: JobKind) -> Calibration:
-    """What jobs of this kind, and failing that of related kinds, have taught: three short reads."""
+    """What jobs of this kind, and failing that of related kinds, have taught: six short reads."""
     return calibrate([list_like(tx, kind, level) for level in LEVELS])
 
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from statistics import mean, median
 
-from orchestrator.domain.calibration import UNCALIBRATED, calibrate
+from orchestrator.domain.calibration import calibrate
+from orchestrator.domain.estimate_terms import UNCALIBRATED
 from orchestrator.domain.observations import JobKind, Observation
 from orchestrator.store.observations import LEVELS, RECENT
 from tests.support.facts import NOW
@@ -103,7 +104,7 @@ def replay(history: Sequence[Run], *, learns: bool = True) -> list[Score | None]
     for number, run in enumerate(history):
         levels = [_like(seen, run.kind, level) for level in LEVELS]
         known = calibrate(levels) if learns else UNCALIBRATED
-        reserved = known.memory_factor * PREDICTED_BYTES
+        reserved = known.memory_factor("closed_form") * PREDICTED_BYTES
         correction = known.corrections.get("training")
         told = PREDICTED_SECONDS * (correction.factor if correction else 1.0)
         died = run.memory * PREDICTED_BYTES > reserved and not run.odd

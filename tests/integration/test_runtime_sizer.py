@@ -1,8 +1,9 @@
 """Traced sizes through the whole seam: sizer, client, process; and what every user of sizes makes of them."""
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,12 +13,12 @@ import pytest
 
 from orchestrator.domain.artifacts import FileStatus
 from orchestrator.domain.errors import CannotFitError
-from orchestrator.domain.estimate import estimate_memory
+from orchestrator.domain.estimate import MemoryEstimate, estimate_memory
 from orchestrator.domain.estimate_changes import suggest_changes, suggest_savings
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.plan import resolve_plan
 from orchestrator.domain.pool import BaseModel
-from orchestrator.domain.sizer import Gauge, measure_kinds
+from orchestrator.domain.sizer import Gauge, build_gauges, measure_kinds
 from orchestrator.domain.spec import EstimateSpec, JobSpec
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller, Role
@@ -90,13 +91,14 @@ def test_the_closed_form_answers_for_what_is_not_traced(sizer: TracedSizer, mode
 
 
 def test_a_pool_without_gpus_starts_no_tracer(sizer: TracedSizer, processes: Path) -> None:
-    found = measure_kinds(make_plan(), model_that(), sizer=sizer, present={"cpu"})
+    gauges = build_gauges(sizer, model_that(), learned={})
+    found = measure_kinds(make_plan(), gauges, present={"cpu"})
     assert {kind: estimate.reason for kind, estimate in found.items()} == {
         "cpu": "memory on cpu is not traced yet",
         "cuda": "not traced yet",
     }
     assert not is_started(processes)
-    found = measure_kinds(make_plan(), model_that(), sizer=sizer, present=())
+    found = measure_kinds(make_plan(), gauges, present=())
     assert {kind: estimate.method for kind, estimate in found.items()} == {"cpu": "closed_form", "cuda": "traced"}
 
 
@@ -120,6 +122,54 @@ def test_a_session_waits_no_longer_than_one_call(sizer: TracedSizer, processes: 
     known = sizer.measure(model_that(), [make_plan()], kind="cuda")
     assert over.measure(model_that(), [make_plan()], kind="cuda") == known
     assert sizer.session().measure(model_that(), [make_plan()], kind="cuda") == known
+
+
+class SlowTracer:
+    """Knows nothing until it is let go; then one answer for whatever is asked."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self.let_go = threading.Event()
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def find(self, question: dict[str, Any]) -> dict[str, Any] | None:
+        return self.known.get(str(question))
+
+    def ask(self, questions: Sequence[dict[str, Any]], *, wait_seconds: float) -> list[dict[str, Any]]:
+        self.asked.release()
+        assert self.let_go.wait(60)
+        for question in questions:
+            self.known[str(question)] = tracer_stub.answer({"id": 1, **question})
+        return [self.known[str(question)] for question in questions]
+
+
+def test_only_so_many_wait_and_the_others_are_answered_at_once() -> None:
+    tracer = SlowTracer()
+    sizer = TracedSizer(cast(Tracer, tracer), 60, seats=threading.Semaphore(2))
+    plans = {rows: make_plan(micro_batch_rows=rows) for rows in (1, 2, 4)}
+    found: dict[int, MemoryEstimate] = {}
+
+    def measure(rows: int) -> None:
+        (found[rows],) = sizer.session().measure(model_that(), [plans[rows]], kind="cuda")
+
+    waiting = [threading.Thread(target=measure, args=(rows,)) for rows in (1, 2)]
+    for thread in waiting:
+        thread.start()
+        assert tracer.asked.acquire(timeout=60)
+    measure(4)
+    assert (found[4].method, found[4].reason) == (
+        "closed_form",
+        "others wait for the tracer already; ask again in some seconds",
+    )
+    tracer.let_go.set()
+    for thread in waiting:
+        thread.join(60)
+    assert (found[1].method, found[2].method) == ("traced", "traced")
+    measure(4)
+    assert found[4].method == "traced", "a seat that was held is free again"
+    none_free = replace(sizer, seats=threading.Semaphore(0))
+    (known,) = none_free.measure(model_that(), [plans[4]], kind="cuda")
+    assert known == found[4], "what is known takes none"
 
 
 class Knowing:

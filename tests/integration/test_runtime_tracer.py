@@ -1,5 +1,6 @@
 """The tracer's client against a scripted process: what it answers, and how it bears whatever that process does."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -44,6 +45,16 @@ def name_of(pid: int) -> ProcessName:
     found = name_process(pid)
     assert found is not None
     return found
+
+
+def open_for_reader(fifo: Path) -> int | None:
+    """To write to whoever waits at its other end, who goes on when this is closed; None while nobody does (fifo(7))."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 Make = Callable[..., Tracer]
@@ -158,11 +169,15 @@ def test_a_caller_waits_no_longer_than_it_said_and_finds_the_answer_later(make: 
     folder.mkdir()
     program = f"open({str(gate)!r}).read(); import runpy, sys; sys.argv = ['stub', {str(folder)!r}]; "
     tracer = make(sys.executable, "-c", f"{program}runpy.run_path({tracer_stub.__file__!r}, run_name='__main__')")
-    (found,) = tracer.ask([question()], wait_seconds=0.05)
-    assert "busy or still starting" in reason(found)
-    gate.write_text("go")
-    ask(tracer, question(rows=2))
-    assert isinstance(tracer.find(question()), dict)
+    while (writer := open_for_reader(gate)) is None:
+        (found,) = tracer.ask([question()], wait_seconds=0.05)
+        assert "busy or still starting" in reason(found)
+    (given_up,) = tracer.ask([question(rows=2)], wait_seconds=0.05)
+    assert "busy or still starting" in reason(given_up)
+    os.close(writer)
+    ask(tracer, question(rows=3))
+    assert isinstance(tracer.find(question()), dict), "the process had it already"
+    assert tracer.find(question(rows=2)) is None, "nobody wants it any more"
 
 
 def test_a_question_that_ended_a_process_is_not_asked_again_for_a_while(

@@ -45,10 +45,15 @@ def _finished(rig: Rig, *, age: timedelta) -> Job:
     rig.objects.put(done.key_prefix.replace("adapter/", "stray.bin"), b"stray")
     rig.report(attempt, done)
     rig.step()
+    _let_pass(rig, job, age)
+    return job
+
+
+def _let_pass(rig: Rig, job: Job, age: timedelta) -> None:
+    """Since the job has ended."""
     with rig.store.write() as tx:
         ended = update(job_rows).where(job_rows.c.job_id == job.job_id)
         tx.execute(ended.values(finished_at=datetime.now(UTC) - age))
-    return job
 
 
 def _keys(rig: Rig, job: Job) -> list[str]:
@@ -74,6 +79,39 @@ def test_an_ended_job_keeps_its_adapter_and_its_newest_checkpoint(rig: Rig) -> N
 
 def test_a_checkpoint_that_a_job_continues_from_outlives_its_own_job(rig: Rig) -> None:
     made = _finished(rig, age=timedelta(days=91))
+    child = _continue(rig, made)
+    kept = ["adapter/adapter_model.safetensors", *_checkpoint_keys(5)]
+    rig.step("clean")
+    for _ in range(2):
+        rig.step("clean")
+        assert _keys(rig, made) == kept
+    with rig.store.write() as tx:
+        jobs.apply_job_transition(tx, child.job_id, JobState.CANCELLED, message="Cancelled.")
+    rig.step("clean")
+    assert _keys(rig, made) == kept[:1]
+
+
+def test_jobs_that_others_go_on_from_do_not_stand_before_younger_ones(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.scheduler.clean.BATCH", 1)
+    held, younger = _finished(rig, age=timedelta(0)), _finished(rig, age=timedelta(0))
+    child = _continue(rig, held)
+    _let_pass(rig, held, timedelta(days=92))
+    _let_pass(rig, younger, timedelta(days=91))
+    for _ in range(6):
+        rig.step("clean")
+    assert _keys(rig, younger) == ["adapter/adapter_model.safetensors"]
+    assert _keys(rig, held) == ["adapter/adapter_model.safetensors", *_checkpoint_keys(5)]
+    with rig.store.write() as tx:
+        jobs.apply_job_transition(tx, child.job_id, JobState.CANCELLED, message="Cancelled.")
+    for _ in range(2):
+        rig.step("clean")
+    assert _keys(rig, held) == ["adapter/adapter_model.safetensors"]
+
+
+def _continue(rig: Rig, made: Job) -> Job:
+    """A job that goes on from the other's checkpoint of step 5, and has not ended."""
     with rig.store.write() as tx:
         checkpoint = checkpoints.find_at_step(tx, made.job_id, 5)
         assert checkpoint is not None
@@ -97,16 +135,7 @@ def test_a_checkpoint_that_a_job_continues_from_outlives_its_own_job(rig: Rig) -
             model_name="smol",
             parent=parent,
         )
-        child = jobs.insert_job(tx, new, message="The job is created.")
-    kept = ["adapter/adapter_model.safetensors", *_checkpoint_keys(5)]
-    rig.step("clean")
-    for _ in range(2):
-        rig.step("clean")
-        assert _keys(rig, made) == kept
-    with rig.store.write() as tx:
-        jobs.apply_job_transition(tx, child.job_id, JobState.CANCELLED, message="Cancelled.")
-    rig.step("clean")
-    assert _keys(rig, made) == kept[:1]
+        return jobs.insert_job(tx, new, message="The job is created.")
 
 
 def test_a_job_that_has_just_ended_is_left_alone(rig: Rig) -> None:

@@ -14,7 +14,7 @@ from orchestrator.store import jobs, models, observations
 from orchestrator.store.session import Store
 from orchestrator.store.tables.observations import observations as observation_rows
 from tests.support.control import Rig, add_ready_job, success
-from tests.support.launchers import ScriptedLauncher, cpu_device
+from tests.support.launchers import GIB, ScriptedLauncher, cpu_device
 from tests.support.plans import SMOLLM2_135M, make_base_model
 from tests.support.rows import add_job
 
@@ -145,6 +145,22 @@ def test_running_out_of_memory_is_an_observation_and_raises_the_margin(rig: Rig)
     second = rig.job(job.job_id)
     assert second.footprints is not None
     assert second.footprints["cpu"] > raw_bytes(first)
+
+
+def test_a_job_too_large_by_what_was_learned_is_told_so(rig: Rig) -> None:
+    """The device would hold what was predicted. What is said, and what would be enough, are of what is reserved."""
+    first, attempt = start_job(rig)
+    train(rig, attempt, peak_bytes=int(1.4 * raw_bytes(first)))
+    second, _ = start_job(rig)
+    assert second.footprints is not None
+    rig.launcher.devices[0] = cpu_device(total_bytes=raw_bytes(first) + 1)
+    with rig.store.write() as tx:
+        job = add_job(tx)
+    rig.step("survey", "validate")
+    error = rig.job(job.job_id).error
+    assert error is not None
+    assert error.message.startswith(f"The job needs {second.footprints['cpu'] / GIB:.1f} GiB on cpu; ")
+    assert "It would fit with" in error.message
 
 
 def test_an_attempt_that_goes_on_later_leaves_one_each(rig: Rig) -> None:

@@ -1,7 +1,9 @@
 """Estimates on both engines: with a file, with numbers, with neither; now, when empty, never; and what it costs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pytest
@@ -10,7 +12,7 @@ from orchestrator.domain.artifacts import FileStatus
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import estimate_memory
 from orchestrator.domain.models import ModelFacts
-from orchestrator.domain.observations import ESTIMATOR_VERSION
+from orchestrator.domain.observations import ESTIMATORS
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.spec import EstimateSpec, JobSpec
@@ -21,11 +23,13 @@ from orchestrator.store import devices, observations, prices
 from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.session import Store
 from tests.support.callers import make_caller
+from tests.support.facts import NOW
 from tests.support.observed import KIND, make_observation
 from tests.support.plans import LLAMA2_7B, SMOLLM2_135M, make_base_model
 from tests.support.rows import add_attempt, add_file, add_queued_job, add_team
 
 GIB = 2**30
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -211,13 +215,15 @@ def test_a_plan_that_cannot_be_is_refused(store: Store, caller: Caller) -> None:
     assert caught.value.param == "lora.target_modules"
 
 
-def teach(store: Store, *, ratio: float, speed: float, **kind: Any) -> None:
-    """Three whole runs of this kind took so many times what was predicted."""
-    for _ in range(3):
+def teach(
+    store: Store, *, ratio: float, speed: float, count: int = 3, changes: Mapping[str, Any] = NOTHING, **kind: Any
+) -> None:
+    """So many whole runs of this kind took so many times what was predicted."""
+    for _ in range(count):
         with store.write() as tx:
             attempt = add_attempt(tx, add_queued_job(tx))
             owner = {"attempt_id": attempt.attempt_id, "job_id": attempt.job_id, "team_id": attempt.team_id}
-            seen = make_observation(ratio=ratio, speed=speed, kind=replace(KIND, **kind), **owner)
+            seen = make_observation(ratio=ratio, speed=speed, kind=replace(KIND, **kind), **owner, **changes)
             observations.insert_observation(tx, seen)
             observations.insert_observation(tx, seen)
 
@@ -237,14 +243,38 @@ def test_an_estimate_has_the_margin_and_the_speed_that_such_jobs_had(store: Stor
     assert after.memory["cuda"] == before.memory["cuda"], "nothing is known of that device"
 
 
+def test_what_would_make_a_job_fit_has_the_learned_margin_too(store: Store, caller: Caller) -> None:
+    numbers = {"rows": 100, "tokens": 10_000, "longest_row_tokens": 120}
+    raw = ask(store, caller, **numbers).memory["cpu"].total_bytes
+    declare(store, device("node-1/cpu:0", (raw + 1) / GIB, kind="cpu", device_type="cpu"))
+    assert only(ask(store, caller, **numbers)).fit == "now"
+    teach(store, ratio=1.3, speed=1.0)
+    found = ask(store, caller, **numbers)
+    fit = only(found)
+    assert fit.fit == "never"
+    assert fit.changes
+    assert all(change.total_bytes <= raw for change in fit.changes)
+    for saving in found.savings["cpu"]:
+        assert saving.total_bytes + saving.saved_bytes == found.memory["cpu"].total_bytes
+
+
 def test_learned_of_other_formulas_is_not_learned_of_these(store: Store, caller: Caller) -> None:
     declare(store, device("node-1/cpu:0", 64, kind="cpu", device_type="cpu"))
     before = ask(store, caller, rows=100)
     with store.write() as tx:
         attempt = add_attempt(tx, add_queued_job(tx))
         owner = {"attempt_id": attempt.attempt_id, "job_id": attempt.job_id, "team_id": attempt.team_id}
-        observations.insert_observation(tx, make_observation(ratio=1.9, estimator=ESTIMATOR_VERSION - 1, **owner))
+        observations.insert_observation(tx, make_observation(ratio=1.9, estimator=0, **owner))
     assert ask(store, caller, rows=100).memory == before.memory
+
+
+def test_what_formulas_have_taught_is_not_crowded_out_by_traces(store: Store) -> None:
+    teach(store, ratio=1.3, speed=1.0)
+    later = {"estimator": ESTIMATORS["traced"], "ended_at": NOW + timedelta(hours=1)}
+    teach(store, ratio=1.0, speed=1.0, count=4, changes=later)
+    with store.read() as tx:
+        newest = observations.list_like(tx, KIND, observations.LEVELS[0], 3)
+    assert [seen.estimator for seen in newest] == [ESTIMATORS["traced"]] * 3 + [ESTIMATORS["closed_form"]] * 3
 
 
 def test_calibrations_are_remembered_for_some_seconds(store: Store) -> None:
@@ -253,7 +283,7 @@ def test_calibrations_are_remembered_for_some_seconds(store: Store) -> None:
 
     def factor() -> float:
         with store.read() as tx:
-            return calibrations.read(tx, KIND).memory_factor
+            return calibrations.read(tx, KIND).memory_factor("closed_form")
 
     assert factor() == 1.0
     teach(store, ratio=1.3, speed=1.0)

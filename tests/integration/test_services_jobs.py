@@ -1,7 +1,7 @@
 """Use cases of jobs on both engines: accepted once, refused with the field at fault, stopped for good."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pytest
@@ -15,9 +15,12 @@ from orchestrator.domain.errors import (
     InvalidRequestError,
     NotFoundError,
 )
+from orchestrator.domain.estimate import estimate_memory
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.models import LinearGroup, ModelFacts, ModelSourceKind
+from orchestrator.domain.observations import name_kind
 from orchestrator.domain.outcomes import interrupted, succeeded
+from orchestrator.domain.plan import resolve_plan
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import AttemptState, JobState
@@ -25,9 +28,10 @@ from orchestrator.domain.teams import Caller, Role
 from orchestrator.runtime.launcher import DeclaredDevice
 from orchestrator.services.idempotency import Repeat
 from orchestrator.services.jobs import Jobs
-from orchestrator.store import attempts, devices, jobs
+from orchestrator.store import attempts, devices, jobs, observations
 from orchestrator.store.session import Store
-from tests.support.rows import add_attempt, add_file, add_key, add_team
+from tests.support.observed import make_observation
+from tests.support.rows import add_attempt, add_file, add_key, add_queued_job, add_team
 from tests.support.threads import run_together
 
 FACTS = ModelFacts(
@@ -178,6 +182,30 @@ def test_a_job_that_no_device_could_hold_is_refused(world: World) -> None:
         world.submit()
     with pytest.raises(InvalidRequestError, match="no device of type"):
         world.submit(resources={"device_type": "nvidia-h100"})
+
+
+def test_a_job_is_refused_by_what_placement_would_reserve(world: World) -> None:
+    """The device holds what is predicted and not what such jobs took; of other lengths nothing is known."""
+    fixed = {"max_seq_length": 64}
+    plan = resolve_plan(JobSpec(model="llama", training_file="f", training=fixed), FACTS, seed=1)
+    raw = estimate_memory(plan, FACTS, "cpu").total_bytes
+    enough = DeclaredDevice(
+        device_id="n/cpu:0", node_name="n", device_type="cpu", kind="cpu", index=0, total_bytes=raw + 2**20
+    )
+    with world.store.write() as tx:
+        devices.record_devices(tx, [enough])
+    world.submit(training=fixed)
+    for _ in range(3):
+        with world.store.write() as tx:
+            attempt = add_attempt(tx, add_queued_job(tx))
+            kind = name_kind(plan, base_model="llama", family="llama", device_type="cpu")
+            owner = {"attempt_id": attempt.attempt_id, "job_id": attempt.job_id, "team_id": attempt.team_id}
+            observations.insert_observation(tx, make_observation(ratio=1.3, kind=kind, **owner))
+    service = Jobs(world.store, OneModel(), min_rows=10)
+    taught = replace(world, service=service)
+    with pytest.raises(CannotFitError, match=rf"needs {1.3 * 1.02 * raw / 2**30:.1f}"):
+        taught.submit(training=fixed)
+    assert taught.submit().state is JobState.VALIDATING_FILES
 
 
 def test_viewers_read_and_strangers_see_nothing(world: World) -> None:

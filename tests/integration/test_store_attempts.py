@@ -16,7 +16,7 @@ from orchestrator.domain.errors import (
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.outcomes import AttemptEnd
 from orchestrator.domain.protocol import StoredFile, Succeeded
-from orchestrator.domain.states import ATTEMPT_MOVES, FINAL_ATTEMPT_STATES, AttemptState
+from orchestrator.domain.states import ATTEMPT_MOVES, FINAL_ATTEMPT_STATES, AttemptState, JobState
 from orchestrator.store import attempts, devices, events, jobs, ledger, logs
 from orchestrator.store.attempts import Peaks
 from orchestrator.store.session import Store, WriteTx
@@ -218,6 +218,24 @@ def test_database_itself_refuses_a_second_active_attempt(store: Store) -> None:
     with store.write() as tx:
         end(tx, first, outcomes.lost("Gone."))
         assert attempts.insert_attempt(tx, new).number == 2
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.PAUSED])
+def test_a_job_never_waits_while_an_attempt_of_it_is_active(store: Store, state: JobState) -> None:
+    """Placement would try to give it another one for ever."""
+    with store.write() as tx:
+        attempt = rows.add_running_attempt(tx)
+    with store.write() as tx, pytest.raises(IllegalTransitionError):
+        jobs.apply_job_transition(tx, attempt.job_id, state, message="Come back.")
+    with store.read() as tx:
+        assert jobs.get_job(tx, attempt.job_id).state is JobState.RUNNING
+        assert jobs.list_placeable(tx, tx.now() + timedelta(days=1), 10) == []
+    with store.write() as tx:
+        assert end(tx, attempt, outcomes.lost("Gone.")).state is JobState.QUEUED
+    with store.write() as tx:
+        if state is JobState.PAUSED:
+            jobs.apply_job_transition(tx, attempt.job_id, state, message="It holds nothing now.")
+        assert jobs.get_job(tx, attempt.job_id).state is state
 
 
 def test_finished_job_takes_no_attempt(store: Store) -> None:

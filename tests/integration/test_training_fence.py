@@ -57,3 +57,39 @@ def test_a_process_that_stays_within_its_reservation_ends_well_and_one_beyond_di
     assert "asked for" in outcome["message"]
     assert died_at < peak
     assert "allocate" in outcome["detail"]
+
+
+THREADS_UNTIL_REFUSED = """
+import threading
+from types import SimpleNamespace
+from orchestrator.domain.protocol import DeviceGrant
+from workers import memory
+from workers.__main__ import report_failure
+
+device = DeviceGrant(device_id="n/cpu:0", kind="cpu", index=0, device_bytes=2**34, reserved_bytes=1)
+memory.set_fence(device)
+assert not memory.is_fence_near()
+over = threading.Event()
+context = SimpleNamespace(report=lambda report: print(getattr(report, "failure", report.kind)))
+try:
+    for _ in range(10_000):
+        threading.Thread(target=over.wait, daemon=True).start()
+except RuntimeError as error:
+    report_failure(SimpleNamespace(device=device), context, error)
+over.set()
+"""
+
+
+def test_a_thread_that_the_fence_refuses_is_want_of_memory() -> None:
+    """Its stack counts in full when it starts, so the fence is what a process full of threads meets first."""
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS_UNTIL_REFUSED],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.stdout.split() == ["peak", "out_of_memory"], done.stderr
+    assert "can't start new thread" in done.stderr

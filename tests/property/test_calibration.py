@@ -12,14 +12,16 @@ from orchestrator.domain.calibration import (
     LARGEST_CORRECTION,
     LOWEST_FACTOR,
     TOP_STEP,
-    UNCALIBRATED,
     UNKNOWN_SPREAD,
     MemorySample,
     calibrate,
     interpolate_quantile,
     learn_correction,
     learn_factor,
+    merge_calibrations,
 )
+from orchestrator.domain.estimate_terms import UNCALIBRATED
+from orchestrator.domain.observations import ESTIMATORS
 from tests.support.launchers import GIB
 from tests.support.observed import make_observation
 
@@ -174,7 +176,7 @@ def test_a_quantile_lies_within_its_values(ordered: list[float], share: float) -
 def test_a_kind_that_never_ran_borrows_from_its_relatives() -> None:
     relatives = [make_observation(ratio=1.3, speed=2.0) for _ in range(10)]
     found = calibrate([relatives, [], []])
-    assert found.memory_factor == pytest.approx(1.3 * HEADROOM, rel=0.03)
+    assert found.memory_factor("closed_form") == pytest.approx(1.3 * HEADROOM, rel=0.03)
     assert found.corrections["training"].factor == pytest.approx(2.0, rel=0.02)
     assert (found.memory_runs, found.time_runs, found.related_runs) == (0, 0, 10)
     own = calibrate([[*relatives, *[make_observation(speed=1.0)] * 3], [], [make_observation(speed=1.0)] * 3])
@@ -185,15 +187,45 @@ def test_a_kind_that_never_ran_borrows_from_its_relatives() -> None:
 def test_runs_that_took_less_never_take_from_the_prediction() -> None:
     """Theirs may have been short rows under a long limit; the next job of the kind may have rows as long as that."""
     modest = [make_observation(ratio=0.4) for _ in range(30)]
-    assert calibrate([modest, modest, modest]).memory_factor == 1.0
+    assert calibrate([modest, modest, modest]).memory_factor("closed_form") == 1.0
 
 
 def test_runs_of_the_kind_lower_what_relatives_raised() -> None:
     greedy, modest = ([make_observation(ratio=ratio) for _ in range(30)] for ratio in (1.4, 1.0))
-    raised = calibrate([greedy, greedy, []]).memory_factor
+    raised = calibrate([greedy, greedy, []]).memory_factor("closed_form")
     assert raised > 1.3
-    assert 1.0 < calibrate([greedy, greedy, modest[:2]]).memory_factor < raised
-    assert calibrate([greedy, greedy, modest]).memory_factor < 1.1
+    assert 1.0 < calibrate([greedy, greedy, modest[:2]]).memory_factor("closed_form") < raised
+    assert calibrate([greedy, greedy, modest]).memory_factor("closed_form") < 1.1
+
+
+def test_each_way_to_predict_memory_learns_from_its_own_predictions() -> None:
+    """Time is predicted in one way only, so all teach it."""
+    traced = [make_observation(ratio=1.0, speed=2.0, estimator=ESTIMATORS["traced"]) for _ in range(30)]
+    by_formula = [make_observation(ratio=1.4, speed=2.0) for _ in range(3)]
+    level = [*traced, *by_formula]
+    found = calibrate([level, level, level])
+    assert found.memory_factors == {
+        "traced": calibrate([traced] * 3).memory_factor("traced"),
+        "closed_form": calibrate([by_formula] * 3).memory_factor("closed_form"),
+    }
+    assert found.memory_factor("traced") == pytest.approx(HEADROOM, rel=0.01)
+    assert found.memory_factor("closed_form") > 1.35
+    assert (found.memory_runs, found.time_runs, found.corrections["training"].runs) == (33, 33, 33)
+    of_formulas = calibrate([by_formula] * 3)
+    assert of_formulas.memory_factor("traced") == 1.0
+    assert merge_calibrations([of_formulas, calibrate([traced] * 3)]).memory_factors == found.memory_factors
+
+
+def test_a_resumed_attempt_teaches_no_peak_but_that_it_was_too_little() -> None:
+    """It skips the longest rows, so a job that was predicted right would look as if it took less."""
+    whole = [make_observation(ratio=1.3) for _ in range(3)]
+    rest = [make_observation(ratio=0.7, resumed=True) for _ in range(30)]
+    learned = calibrate([whole] * 3)
+    found = calibrate([[*whole, *rest]] * 3)
+    assert found.memory_factors == learned.memory_factors
+    assert (found.memory_runs, found.time_runs) == (3, 33)
+    died = make_observation(ratio=1.5, resumed=True, succeeded=False, out_of_memory=True)
+    assert calibrate([[*whole, died]] * 3).memory_factor("closed_form") > learned.memory_factor("closed_form")
 
 
 def test_attempts_that_show_nothing_teach_nothing() -> None:
@@ -202,6 +234,7 @@ def test_attempts_that_show_nothing_teach_nothing() -> None:
     silent = make_observation(measured_bytes=0, phase_seconds={})
     levels = [[early, unknown, silent]] * 3
     found = calibrate(levels)
-    assert (found.memory_factor, found.memory_runs, found.time_runs, dict(found.corrections)) == (1.0, 0, 0, {})
+    assert found.memory_factor("closed_form") == 1.0
+    assert (found.memory_runs, found.time_runs, dict(found.corrections)) == (0, 0, {})
     died = make_observation(ratio=0.2, succeeded=False, out_of_memory=True, steps=0, reserved_bytes=2 * GIB)
-    assert calibrate([[died]] * 3).memory_factor > 1.05
+    assert calibrate([[died]] * 3).memory_factor("closed_form") > 1.05

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orchestrator.domain.observations import ESTIMATOR_VERSION, JobKind, Observation
+from orchestrator.domain.observations import ESTIMATORS, JobKind, Observation
 from tests.support.facts import NOW
 from tests.support.launchers import GIB
 
@@ -19,7 +19,7 @@ def make_observation(*, ratio: float = 1.0, speed: float = 1.0, **changes: Any) 
         "team_id": "team-1",
         "kind": KIND,
         "ended_at": NOW,
-        "estimator": ESTIMATOR_VERSION,
+        "estimator": ESTIMATORS["closed_form"],
         "succeeded": True,
         "out_of_memory": False,
         "resumed": False,

@@ -14,7 +14,7 @@ from orchestrator.domain.estimate import (
 )
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.plan import TrainingPlan
-from orchestrator.domain.sizer import ClosedFormSizer, glance_at_kinds
+from orchestrator.domain.sizer import ClosedFormSizer, build_gauges, glance_at_kinds
 from tests.support.plans import LLAMA2_7B, SMOLLM2_135M, llama_facts, make_base_model, make_plan
 
 MIB = 2**20
@@ -131,8 +131,14 @@ def test_adapters_gradients_and_moments_are_counted_per_parameter() -> None:
     assert (found["adapters"], found["gradients"], found["optimizer"]) == (4 * count, 4 * count, 8 * count)
     assert terms(optimizer="sgd")["optimizer"] == 0
     assert terms(optimizer="adamw_8bit")["optimizer"] == 2 * count + count // 256 * 8
+    small = terms(optimizer="adamw_8bit", lora_r=1, lora_target_modules=("q_proj",), use_dora=True)["optimizer"]
+    assert small == 32 * 3 * (2 * 4096 + 4096 // 256 * 8)
     factors = 32 * (4 * (32 + 8192) + 3 * (32 + 15_104))
     assert terms(optimizer="adafactor")["optimizer"] == 4 * factors
+    tiny = make_plan(optimizer="adamw_8bit", lora_r=2, lora_target_modules=("q_proj",))
+    assert estimate_memory(tiny, SMOLLM2_135M, "cuda").breakdown["optimizer"] == 30 * 2 * 2 * 576 * 8, (
+        "below 4096 values, moments are float32"
+    )
     dora = terms(use_dora=True)["adapters"] - terms()["adapters"]
     assert dora == 4 * 32 * (5 * 4096 + 2 * 11_008)
     only_two = terms(lora_target_modules=("q_proj", "v_proj"))
@@ -198,11 +204,11 @@ def test_qlora_of_a_7b_model_fits_where_its_16_bit_form_does_not() -> None:
 
 
 def test_plans_that_need_cuda_have_no_footprint_on_cpu() -> None:
-    model = make_base_model()
-    assert set(glance_at_kinds(make_plan(), model, sizer=ClosedFormSizer(), kinds=KINDS)) == {"cpu", "cuda"}
+    gauges = build_gauges(ClosedFormSizer(), make_base_model(), learned={})
+    assert set(glance_at_kinds(make_plan(), gauges, kinds=KINDS)) == {"cpu", "cuda"}
     for changes in ({"optimizer": "adamw_8bit"}, {"optimizer": "paged_adamw_8bit"}, {"compute_dtype": "float16"}):
         plan: TrainingPlan = make_plan(**changes)
-        assert set(glance_at_kinds(plan, model, sizer=ClosedFormSizer(), kinds=KINDS)) == {"cuda"}
+        assert set(glance_at_kinds(plan, gauges, kinds=KINDS)) == {"cuda"}
         assert not can_run(plan, "cpu")
 
 

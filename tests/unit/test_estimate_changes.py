@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.estimate import estimate_memory
-from orchestrator.domain.estimate_changes import describe_misfit, estimate_least, suggest_changes
+from orchestrator.domain.estimate_changes import describe_misfit, estimate_least, suggest_changes, suggest_savings
+from orchestrator.domain.estimate_terms import Calibration
 from orchestrator.domain.placement import DeviceKind, DeviceRoom
 from orchestrator.domain.plan import TrainingPlan
-from orchestrator.domain.sizer import ClosedFormSizer, Gauge
+from orchestrator.domain.sizer import ClosedFormSizer, Gauges, build_gauges
 from tests.support.plans import LLAMA2_7B, make_base_model, make_plan
 
 GIB = 2**30
@@ -21,11 +22,13 @@ PLAN_FIELDS = {
 }
 
 
-def gauge(kind: DeviceKind) -> Gauge:
-    return Gauge(sizer=ClosedFormSizer(), model=make_base_model(facts=LLAMA2_7B), kind=kind)
+def gauges_with(factor: float) -> Gauges:
+    learned: dict[DeviceKind, Calibration] = {"cuda": Calibration(memory_factors={"closed_form": factor})}
+    return build_gauges(ClosedFormSizer(), make_base_model(facts=LLAMA2_7B), learned=learned)
 
 
-GAUGE = gauge("cuda")
+GAUGES = gauges_with(1.0)
+GAUGE = GAUGES["cuda"]
 
 
 def needs(plan: TrainingPlan, kind: DeviceKind = "cuda") -> int:
@@ -106,14 +109,29 @@ def test_nothing_is_suggested_when_nothing_helps() -> None:
 
 def test_the_error_names_the_need_the_largest_device_and_the_change() -> None:
     plan = make_plan(max_seq_tokens=2048)
-    text = describe_misfit(plan, [room(8), room(24, device_id="node-b/cuda:1")], gauge)
+    text = describe_misfit(plan, [room(8), room(24, device_id="node-b/cuda:1")], GAUGES)
     assert f"{needs(plan) / GIB:.1f} GiB on cuda" in text
     assert "node-b/cuda:1 (rtx) with 24.0 GiB" in text
     assert "It would fit with training.gradient_checkpointing true (" in text
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_what_is_reserved_must_fit_and_is_what_is_quoted(factor: float) -> None:
+    """What was learned is part of it: a suggestion that placement would not take is none."""
+    plan = make_plan(micro_batch_rows=8, max_seq_tokens=2048)
+    gauges = gauges_with(factor)
+    by_two = plan.model_copy(update={"micro_batch_rows": 2, "accumulation_steps": 4})
+    for change in suggest_changes(plan, gauges["cuda"], device_bytes=needs(by_two)):
+        assert change.total_bytes == round(factor * needs(applied(plan, change.settings))) <= needs(by_two)
+        assert change.saved_bytes == round(factor * needs(plan)) - change.total_bytes
+    for change in suggest_savings(plan, gauges["cuda"]):
+        assert change.total_bytes == round(factor * needs(applied(plan, change.settings)))
+    text = describe_misfit(plan, [room(needs(plan) / GIB - 1)], gauges)
+    assert f"{factor * needs(plan) / GIB:.1f} GiB on cuda" in text
+
+
 def test_the_error_says_when_only_another_device_or_model_helps() -> None:
-    text = describe_misfit(make_plan(), [room(2)], gauge)
+    text = describe_misfit(make_plan(), [room(2)], GAUGES)
     assert "larger device or a smaller base model" in text
     assert "It would fit with" not in text
 
@@ -121,8 +139,8 @@ def test_the_error_says_when_only_another_device_or_model_helps() -> None:
 def test_the_error_names_what_a_cpu_cannot_do() -> None:
     cpu = room(512, kind="cpu", device_id="node-a/cpu:0")
     assert "training.optimizer paged_adamw_8bit needs a CUDA device" in describe_misfit(
-        make_plan(optimizer="paged_adamw_8bit"), [cpu], gauge
+        make_plan(optimizer="paged_adamw_8bit"), [cpu], GAUGES
     )
     assert "quantization.compute_dtype float16 needs a CUDA device" in describe_misfit(
-        make_plan(compute_dtype="float16"), [cpu], gauge
+        make_plan(compute_dtype="float16"), [cpu], GAUGES
     )

@@ -1,14 +1,15 @@
 """What is made of an ended attempt: the raw prediction beside the peak that it is of."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from orchestrator.domain import outcomes
-from orchestrator.domain.estimate import MemoryEstimate, calibrate_memory
+from orchestrator.domain.estimate import MemoryEstimate, Method, calibrate_memory
 from orchestrator.domain.failures import FailureKind
-from orchestrator.domain.observations import Observation, name_kind, observe_attempt
+from orchestrator.domain.observations import ESTIMATORS, Observation, name_kind, observe_attempt
 from orchestrator.domain.outcomes import AttemptEnd
 from orchestrator.domain.pace import Pace
 from tests.support.facts import NOW, START, make_attempt, make_job
@@ -27,7 +28,7 @@ TIME = {"seconds": 300.0, "steps": 10, "evaluations": 4, "uncalibrated": {"train
 
 
 def estimate_of(memory: MemoryEstimate) -> dict[str, Any]:
-    found = {"total_bytes": memory.total_bytes, "breakdown": memory.breakdown}
+    found = {"total_bytes": memory.total_bytes, "breakdown": memory.breakdown, "method": memory.method}
     return {"memory": {"cpu": found, "cuda": found}, "time": {"cpu": TIME, "cuda": TIME}}
 
 
@@ -45,6 +46,13 @@ def test_a_margin_that_was_learned_is_taken_off_the_prediction(factor: float) ->
     assert told.total_bytes == sum(told.breakdown.values()) == pytest.approx(factor * RAW.total_bytes)
     seen = observe(outcomes.succeeded(), estimate=estimate_of(told))
     assert (seen.predicted_bytes, seen.told_bytes) == (RAW.total_bytes, told.total_bytes)
+
+
+def test_a_prediction_is_of_the_way_in_which_it_was_made() -> None:
+    methods: tuple[Method, Method] = ("closed_form", "traced")
+    made = [observe(outcomes.succeeded(), estimate=estimate_of(replace(RAW, method=method))) for method in methods]
+    assert [seen.estimator for seen in made] == [ESTIMATORS["closed_form"], ESTIMATORS["traced"]]
+    assert made[0].estimator != made[1].estimator
 
 
 def test_on_a_gpu_the_measure_is_the_attempts_own_with_its_context() -> None:

@@ -1,5 +1,6 @@
 """What a job that ran out of memory tries next: the order, the bound, what the user fixed, and the words."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,6 +109,19 @@ def test_the_event_can_be_read_by_a_person() -> None:
     assert unknown is not None
     assert unknown.sentence.startswith("Attempt 1 ran out of memory with 2.00 GiB reserved; attempt 2 uses")
     assert "given" not in unknown.sentence
+
+
+def test_an_exclusive_job_does_not_come_to_need_a_device_as_large_as_the_one_it_had() -> None:
+    """Another device, smaller by a little, would be its own as well."""
+    alone = short(resources={"exclusive": True}, reserved_bytes=8 * GIB, rooms=[room(8 * GIB), room(8 * GIB - 1)])
+    remedy = choose_remedy(alone)
+    assert remedy is not None
+    assert (remedy.kind, remedy.footprints) == ("micro_batch", {"cpu": 2 * GIB})
+    one_row = replace(alone, plan=make_plan(micro_batch_rows=1, gradient_checkpointing=True))
+    assert choose_remedy(one_row) is None, "it had all of the largest device"
+    larger = choose_remedy(replace(one_row, rooms=[room(8 * GIB), room(16 * GIB)]))
+    assert larger is not None
+    assert (larger.kind, larger.footprints) == ("memory", {"cpu": 10 * GIB}), "that only the larger one has"
 
 
 def test_a_smaller_micro_batch_keeps_at_least_what_was_reserved() -> None:

@@ -1,7 +1,9 @@
 """Rows to batches: packing wastes little and mixes nothing, padding is never learned, settings meet their device."""
 
+import math
 from pathlib import Path
 
+import bitsandbytes as bnb
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -153,8 +155,19 @@ def test_combinations_that_cannot_work_are_refused(changes: dict[str, str], devi
     check_plan(make_plan(), device)
 
 
-@pytest.mark.parametrize(("optimizer", "large"), [("adamw_8bit", 2 * FEWEST_PAGED_VALUES), ("paged_adamw_8bit", 0)])
-def test_the_probe_makes_room_only_for_states_that_live_on_the_device(optimizer: str, large: int) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("values", [1, 4095, 4096, 4097, 99_999, 100_000, 300_001])
+def test_the_probe_makes_room_for_the_states_that_bitsandbytes_keeps(optimizer: str, values: int) -> None:
+    """Its own `init_state` on the meta device. What it pages is asked for by another function, which needs a GPU."""
     plan = make_plan(optimizer=optimizer)
-    assert state_bytes(plan, torch.empty(FEWEST_PAGED_VALUES, device="meta")) == large
-    assert state_bytes(plan, torch.empty(FEWEST_PAGED_VALUES - 1, device="meta")) == 2 * (FEWEST_PAGED_VALUES - 1)
+    weight = torch.nn.Parameter(torch.empty(values, device="meta"))
+    steps = bnb.optim.AdamW8bit([weight], is_paged=optimizer.startswith("paged_"))
+    paged: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bnb.functional, "get_paged", lambda *shape, **options: paged.append(math.prod(shape)))
+        patch.setattr(bnb.functional, "fill", lambda *args: None)
+        steps.init_state(steps.param_groups[0], weight, 0, 0)
+    kept = {name: state for name, state in steps.state[weight].items() if isinstance(state, torch.Tensor)}
+    on_device = sum(state.nbytes for name, state in kept.items() if not name.startswith("qmap"))
+    assert state_bytes(plan, weight) == on_device
+    assert paged == ([values] * 2 if optimizer.startswith("paged_") and values >= FEWEST_PAGED_VALUES else [])

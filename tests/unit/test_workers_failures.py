@@ -72,6 +72,13 @@ def test_a_real_failed_allocation_is_out_of_memory(allocate: object) -> None:
     assert classify(caught.value).failure is FailureKind.OUT_OF_MEMORY
 
 
+def test_a_thread_that_was_refused_is_out_of_memory_only_where_memory_is_short() -> None:
+    refused = RuntimeError("can't start new thread")
+    assert classify(refused).failure is FailureKind.PLATFORM, "too many threads of others, perhaps"
+    assert classify(refused, is_memory_short=lambda: True).failure is FailureKind.OUT_OF_MEMORY
+    assert classify(RuntimeError("shape mismatch"), is_memory_short=lambda: True).failure is FailureKind.PLATFORM
+
+
 def test_a_real_broken_file_is_the_models() -> None:
     with pytest.raises(SafetensorError) as caught:
         deserialize(b"not safetensors at all")

@@ -18,7 +18,12 @@ _CUDA_ONLY = frozenset({"adamw_8bit", "paged_adamw_8bit"})
 """bitsandbytes keeps 8-bit states in CUDA memory, and pages them by CUDA's unified memory."""
 FLOAT32_BYTES = 4
 FEWEST_PAGED_VALUES = 100_000
-"""States of smaller tensors are not paged (bitsandbytes 0.50, `Optimizer2State.get_state_buffer`)."""
+"""States of smaller tensors are not paged (bitsandbytes 0.50, `Optimizer8bit.get_state_buffer`). Of larger ones the
+scales stay on the device."""
+FEWEST_8BIT_VALUES = 4096
+"""Smaller tensors keep float32 states (bitsandbytes 0.50, `min_8bit_size`)."""
+BLOCK_8BIT = 256
+"""Values that share a float32 scale in 8-bit states (bitsandbytes 0.50, `Optimizer2State.init_state`)."""
 _SCHEDULERS = frozenset({"linear", "cosine", "constant", "constant_with_warmup"})
 
 
@@ -48,12 +53,18 @@ def state_bytes(plan: TrainingPlan, weight: torch.Tensor) -> int:
     match plan.optimizer:
         case "adamw":
             return 2 * weight.nbytes
-        case "paged_adamw_8bit" if weight.numel() >= FEWEST_PAGED_VALUES:
-            return 0
         case "adamw_8bit" | "paged_adamw_8bit":
-            return 2 * weight.numel()
+            return 2 * _moment_bytes(weight.numel(), is_paged=plan.optimizer.startswith("paged_"))
         case "adafactor":
             rows_and_columns = sum(weight.shape[-2:]) if weight.dim() > 1 else weight.numel()
             return FLOAT32_BYTES * rows_and_columns
         case _:
             return 0
+
+
+def _moment_bytes(values: int, *, is_paged: bool) -> int:
+    """One 8-bit moment of a tensor, on the device."""
+    if values < FEWEST_8BIT_VALUES:
+        return FLOAT32_BYTES * values
+    scales = FLOAT32_BYTES * -(-values // BLOCK_8BIT)
+    return scales if is_paged and values >= FEWEST_PAGED_VALUES else values + scales

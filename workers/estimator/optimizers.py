@@ -11,15 +11,11 @@ import torch
 from torch import nn
 from transformers import Adafactor
 
-from workers.builders.optimizer import FEWEST_PAGED_VALUES
+from workers.builders.optimizer import BLOCK_8BIT, FEWEST_8BIT_VALUES, FEWEST_PAGED_VALUES
 from workers.estimator.build import DTYPES
 from workers.estimator.request import Request
 from workers.estimator.tracker import Tracker
 
-BLOCK_8BIT = 256
-"""Values that share a scale in bitsandbytes' 8-bit states."""
-SMALLEST_8BIT = 4096
-"""Tensors with fewer values keep float32 states (bitsandbytes' min_8bit_size)."""
 _LIKE_PARAMETERS = frozenset({"adamw_fused", "adagrad", "rmsprop"})
 """Torch's own, whose states have the parameters' dtype."""
 _MOMENTS = {"adamw": 2, "lion": 1, "adagrad": 1, "rmsprop": 1}
@@ -31,7 +27,8 @@ class Steps(Protocol):
 
 
 class StateOptimizer:
-    """States for each parameter, made at the first step. Paged states live in unified memory and are not counted."""
+    """States for each parameter, made at the first step. Paged states live in unified memory and are not counted; the
+    scales of paged 8-bit ones are."""
 
     def __init__(self, request: Request, parameters: list[nn.Parameter], owners: dict[int, int], tracker: Tracker):
         kind = request.training.optimizer_kind
@@ -48,18 +45,19 @@ class StateOptimizer:
             return
         with self._tracker.counting_as("optimizer"):
             for parameter in self._parameters:
-                if self._paged and parameter.numel() >= FEWEST_PAGED_VALUES:
-                    continue
                 self._tracker.owner = self._owners[id(parameter)]
                 self._states.extend(self._make(parameter))
 
     def _make(self, parameter: nn.Parameter) -> Iterator[torch.Tensor]:
         count = parameter.numel()
+        has_scales = self._eight_bit and count >= FEWEST_8BIT_VALUES
+        lives_elsewhere = self._paged and count >= FEWEST_PAGED_VALUES
         for _ in range(self._moments):
-            if self._eight_bit and count >= SMALLEST_8BIT:
-                yield torch.empty(count, dtype=torch.uint8, device="meta")
+            if has_scales:
                 yield torch.empty(-(-count // BLOCK_8BIT), dtype=torch.float32, device="meta")
-            else:
+            if has_scales and not lives_elsewhere:
+                yield torch.empty(count, dtype=torch.uint8, device="meta")
+            elif not lives_elsewhere:
                 yield torch.empty(count, dtype=self._dtype or parameter.dtype, device="meta")
         if not self._eight_bit and self._dtype is None:
             yield torch.empty((), dtype=torch.float32, device="meta")

@@ -6,6 +6,8 @@ from orchestrator.store.columns import Json, Moment, Str
 from orchestrator.store.tables.attempts import of_attempt
 from orchestrator.store.tables.conventions import metadata
 
+_KIND = ("base_model", "method", "quantization", "length_tokens", "device_type")
+
 observations = Table(
     "observations",
     metadata,
@@ -40,7 +42,7 @@ observations = Table(
     of_attempt(),
     CheckConstraint("measured_bytes >= 0 AND steps >= 0 AND run_seconds >= 0", name="measured"),
     Index("ix_observations_newest", "ended_at", "attempt_id"),
-    Index("ix_observations_device", "device_type", "ended_at"),
-    Index("ix_observations_family", "family", "quantization", "device_type", "ended_at"),
-    Index("ix_observations_kind", "base_model", "method", "quantization", "length_tokens", "device_type", "ended_at"),
+    Index("ix_observations_device", "device_type", "estimator", "ended_at"),
+    Index("ix_observations_family", "family", "quantization", "device_type", "estimator", "ended_at"),
+    Index("ix_observations_kind", *_KIND, "estimator", "ended_at"),
 )
