@@ -3,7 +3,7 @@
 Pure but for the sizer, which may take seconds: no transaction is open around these functions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,13 +12,14 @@ from orchestrator.domain.calibration import merge_by_kind
 from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate, estimate_time
 from orchestrator.domain.estimate_changes import Change, describe_misfit, suggest_savings
 from orchestrator.domain.estimate_terms import Calibration
-from orchestrator.domain.jobs import Job
+from orchestrator.domain.jobs import Alternative, Job
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
 from orchestrator.domain.plan import TokenReport, TrainingPlan
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.sizer import Gauges, Sizer, build_gauges, footprints_of, measure_kinds
 from orchestrator.domain.spec import AUTO
+from orchestrator.scheduler.alternatives import PredictTime
 from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
 
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
@@ -62,22 +63,10 @@ def size_job(
 ) -> Sizing:
     """What is predicted, with the margin and the corrections that measured runs of such jobs ask for."""
     memory = measure_kinds(plan, gauges, present={room.kind for room in market.rooms})
-    time = {
-        kind: estimate_time(
-            plan,
-            model.facts,
-            total_tokens=tokens.total_tokens,
-            rows=tokens.rows,
-            kind=kind,
-            validation=validation,
-            corrections=gauges[kind].learned.corrections,
-        )
-        for kind in memory
-    }
+    predict_time = time_predictor(model, gauges, tokens=tokens, validation=validation)
+    time = {kind: predict_time(plan, kind) for kind in memory}
     footprints = footprints_of(memory)
-    home = choose_device(
-        [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in market.rooms], _asks(job, footprints)
-    )
+    home = _find_room(job, footprints, market.rooms)
     cost: int | None = None
     savings: tuple[Change, ...] = ()
     if home is not None:
@@ -90,6 +79,36 @@ def size_job(
         cost = rate.amount_usd_micros(timedelta(seconds=time[home.kind].seconds))
         savings = suggest_savings(plan, gauges[home.kind])
     return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost, savings=savings)
+
+
+def find_home(job: Job, alternatives: Iterable[Alternative], rooms: Sequence[DeviceRoom]) -> DeviceRoom | None:
+    """The device that an empty pool would give the job in one of its other footprints."""
+    found = (_find_room(job, alternative.footprints, rooms) for alternative in alternatives)
+    return next((room for room in found if room is not None), None)
+
+
+def _find_room(job: Job, footprints: dict[str, int], rooms: Sequence[DeviceRoom]) -> DeviceRoom | None:
+    empty = [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in rooms]
+    return choose_device(empty, _asks(job, footprints))
+
+
+def time_predictor(
+    model: BaseModel, gauges: Gauges, *, tokens: TokenReport, validation: TokenReport | None
+) -> PredictTime:
+    """Times of any plan over these rows."""
+
+    def predict(plan: TrainingPlan, kind: DeviceKind) -> TimeEstimate:
+        return estimate_time(
+            plan,
+            model.facts,
+            total_tokens=tokens.total_tokens,
+            rows=tokens.rows,
+            kind=kind,
+            validation=validation,
+            corrections=gauges[kind].learned.corrections,
+        )
+
+    return predict
 
 
 def gauge_job(job: Job, model: BaseModel, *, market: Market, sizer: Sizer) -> Gauges:

@@ -22,7 +22,7 @@ from orchestrator.domain.errors import (
     UnavailableError,
 )
 from orchestrator.domain.failures import FAILURE_RULES, FailureKind
-from orchestrator.domain.jobs import Job, JobError
+from orchestrator.domain.jobs import Alternative, Job, JobError
 from orchestrator.domain.observations import name_kind
 from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
 from orchestrator.domain.pool import BaseModel
@@ -31,6 +31,7 @@ from orchestrator.domain.spec import AUTO
 from orchestrator.domain.states import JobState
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
+from orchestrator.scheduler.alternatives import list_alternatives
 from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.loop import Loop
 from orchestrator.scheduler.orders import remote_file
@@ -41,9 +42,11 @@ from orchestrator.scheduler.sizing import (
     Sizing,
     describe_sizing,
     explain_misfit,
+    find_home,
     gauge_job,
     size_job,
     snapshot,
+    time_predictor,
 )
 from orchestrator.store import events, files, jobs, models
 from orchestrator.store.observations import read_calibration
@@ -71,6 +74,7 @@ class _Verdict:
     plan: TrainingPlan
     tokens: TokenReport
     sizing: Sizing
+    alternatives: tuple[Alternative, ...]
 
 
 class Validate:
@@ -182,10 +186,15 @@ class Validate:
         gauges = gauge_job(job, model, market=market, sizer=self._knowledge.sizer.session())
         validation = None if result.validation is None else TokenReport(**result.validation.model_dump())
         sizing = size_job(job, plan, model, tokens=tokens, validation=validation, market=market, gauges=gauges)
-        if market.rooms and sizing.home is None:
+        alternatives: tuple[Alternative, ...] = ()
+        if job.spec.resources.flexible:
+            predict_time = time_predictor(model, gauges, tokens=tokens, validation=validation)
+            present = {room.kind for room in market.rooms}
+            alternatives = list_alternatives(plan, gauges, present=present, predict_time=predict_time)
+        if market.rooms and sizing.home is None and not find_home(job, alternatives, market.rooms):
             text = explain_misfit(job, plan, rooms=market.rooms, gauges=gauges)
             raise CannotFitError(text, param="resources")
-        return _Verdict(plan=plan, tokens=tokens, sizing=sizing)
+        return _Verdict(plan=plan, tokens=tokens, sizing=sizing, alternatives=alternatives)
 
     def _admit(self, job: Job, verdict: _Verdict) -> None:
         steps = verdict.plan.total_steps(verdict.tokens.rows)
@@ -193,6 +202,7 @@ class Validate:
             "plan": verdict.plan,
             "footprints": verdict.sizing.footprints,
             "estimate": snapshot(verdict.sizing, verdict.tokens),
+            "alternatives": verdict.alternatives,
             "total_steps": steps,
             "phase": None,
         }

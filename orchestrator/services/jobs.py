@@ -333,7 +333,11 @@ def _without_attempts(team_name: str) -> JobExtras:
 
 
 def _smallest(spec: JobSpec, plan: TrainingPlan) -> TrainingPlan:
-    """The plan that this one may become: an 'auto' length is decided by rows that nobody has counted yet."""
+    """The plan that this one may become: an 'auto' length is decided by rows that nobody has counted yet, and the
+    scheduler may choose smaller micro-batches and checkpointing for a flexible job."""
+    if spec.resources.flexible:
+        smaller = {"micro_batch_rows": 1, "accumulation_steps": plan.batch_rows, "gradient_checkpointing": True}
+        plan = plan.model_copy(update=smaller)
     if spec.training.max_seq_length != AUTO:
         return plan
     return plan.model_copy(update={"max_seq_tokens": SEQ_MULTIPLE_TOKENS})

@@ -282,3 +282,24 @@ def test_a_verdict_that_comes_late_leaves_a_running_job_alone(rig: Rig, is_valid
     rig.step("validate")
     assert rig.job(job.job_id).state is JobState.RUNNING
     assert _last_message(rig, job) == "running"
+
+
+def test_a_flexible_job_starts_smaller_rather_than_wait_and_trains_on_as_many_rows(rig: Rig) -> None:
+    job = _submit(rig, resources={"flexible": True}, method={"supervised": {"hyperparameters": {"batch_size": 8}}})
+    rig.step("validate")
+    queued = rig.job(job.job_id)
+    assert queued.footprints is not None
+    names = [found.name for found in queued.alternatives]
+    assert names[:2] == ["micro-batch 2", "micro-batch 1"]
+    sizes = [queued.footprints["cpu"], *(found.footprints["cpu"] for found in queued.alternatives)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {found.plan.batch_rows for found in queued.alternatives} == {8}
+    rig.launcher.devices[0] = cpu_device(total_bytes=sizes[1] + 2**20)
+    rig.step("survey", "place")
+    started = rig.job(job.job_id)
+    assert started.state is JobState.RUNNING
+    assert started.plan is not None
+    assert (started.plan.micro_batch_rows, started.plan.accumulation_steps) == (2, 4)
+    (attempt,) = rig.attempts(job.job_id)
+    assert attempt.reserved_bytes == sizes[1]
+    assert "starts with micro-batch 2 on" in _last_message(rig, job)
