@@ -4,7 +4,7 @@ Free bytes are whole numbers of bytes and already exclude what runs, what is hel
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from orchestrator.domain.placement import DeviceKind
 from orchestrator.domain.scheduling.device_index import BinKey, Bins
@@ -178,13 +178,10 @@ class Rooms:
         """Every device on which one replica of `ask` fits now, by device id. Looks at all devices."""
         return (room for room in self.devices.values() if ask.fits(room))
 
-    def has_room(self, ask: Ask) -> bool:
-        """Whether the open devices may hold the ask; False is certain, True leaves a gang's details to be seen."""
-        if ask.replicas > 1 and (ask.exclusive or not ask.same_node):
-            single = replace(ask, exclusive=False)
-            return any(each.most >= needed for _, needed, each in self.bins.by_size(single.needs_in))
-        bins: Bins[DeviceRoom] | Bins[Shelf] = self.bins if ask.replicas == 1 else self.gang_bins(ask.replicas)
-        return any(each.most >= needed for _, needed, each in bins.by_size(ask.needs_in))
+    def most_free(self, replicas: int) -> dict[BinKey, int]:
+        """By bin, the most bytes that so many open devices of one node have free."""
+        bins: Bins[DeviceRoom] | Bins[Shelf] = self.bins if replicas == 1 else self.gang_bins(replicas)
+        return {key: each.most for key, each in bins.bins.items()}
 
     def gang_bins(self, replicas: int) -> Bins[Shelf]:
         """Shelves by the free bytes of their `replicas`-th emptiest device."""

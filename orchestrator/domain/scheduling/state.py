@@ -57,7 +57,9 @@ class State:
                     self.rooms.open(device_id, is_open=device.schedulable)
         else:
             self._rebuild()
-        self.shapes.set_pool(found.values())
+        if self.shapes.set_pool(found.values()):
+            for lines in self.lines.values():
+                lines.forget_rates()
 
     def _rebuild(self) -> None:
         self.rooms = Rooms(self.devices.values())
