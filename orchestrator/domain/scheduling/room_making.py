@@ -32,6 +32,14 @@ class RoomMaking:
         books = found.state.books
         self._idle_teams = [team_id for team_id, book in books.items() if book.classes[PriorityClass.IDLE]]
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no borrower could have anybody leave, judged roughly: no idle jobs run, and no urgent ones wait."""
+        rules, lines = self._found.rules, self._found.state.lines.values()
+        if rules.borrower_fairness or rules.turns_hours or self._idle_teams:
+            return not rules.preemption
+        return not rules.preemption or not any(each.has(PriorityClass.URGENT) for each in lines)
+
     def forget(self) -> None:
         """Judge everything anew: the figures have changed."""
         self.generation += 1

@@ -1,6 +1,6 @@
 """One pass of the scheduler: every job that can start is started, in order; the rest may preempt, pin, or wait."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -8,7 +8,7 @@ from orchestrator.domain.scheduling.context import Pass
 from orchestrator.domain.scheduling.facts import PriorityClass
 from orchestrator.domain.scheduling.holding import Holding
 from orchestrator.domain.scheduling.lines import Lines, Waiting
-from orchestrator.domain.scheduling.order import CLASSES_BY_LEVEL, WITHIN_LEVELS, Level, walk_line
+from orchestrator.domain.scheduling.order import CLASSES_BY_LEVEL, IDLE_LEVELS, WITHIN_LEVELS, Level, walk_line
 from orchestrator.domain.scheduling.placement_policies import PlacementPolicy
 from orchestrator.domain.scheduling.preemption import attained_turn
 from orchestrator.domain.scheduling.room_making import RoomMaking
@@ -72,7 +72,8 @@ class Round:
         """The teams of one level, the lowest share first; after each start the team's share is higher."""
         lines: dict[str, _Line] = {}
         heap: list[tuple[float, str]] = []
-        for team_id, waiting_lines in self.found.state.lines.items():
+        for team_id in self._teams(level):
+            waiting_lines = self.found.state.lines[team_id]
             line = self._line(team_id, waiting_lines, level, turn)
             if line is not None:
                 lines[team_id] = line
@@ -85,6 +86,20 @@ class Round:
             if self.found.has_grown:
                 return True
         return False
+
+    def _teams(self, level: Level) -> Iterable[str]:
+        """The teams that may have business at this level, by a first rough look."""
+        found, state = self.found, self.found.state
+        if level in WITHIN_LEVELS:
+            return [
+                team_id
+                for team_id, lines in state.lines.items()
+                if team_id in self._special or lines.least_rate <= state.books[team_id].to_guarantee
+            ]
+        is_idle = level in IDLE_LEVELS
+        if found.alive or self.holding.has_place(level) or not (is_idle or self.making.is_quiet):
+            return state.lines
+        return self._special
 
     def _advance(self, line: "_Line", level: Level) -> bool:
         """Consider the team's next jobs until one starts; False when none is left."""

@@ -23,12 +23,13 @@ class Spot:
     """`rates` is the most that the job would count for on each device type that can hold it, empty; `needs` are the
     bytes of one replica in each bin of such devices."""
 
-    __slots__ = ("ask", "needs", "rates")
+    __slots__ = ("ask", "most_rate", "needs", "rates")
 
     def __init__(self, ask: Ask, variants: Iterable[Variant]) -> None:
         self.ask = ask
         self.rates: dict[str, int] = {}
         self.needs: list[tuple[BinKey, int]] = []
+        self.most_rate = 0
         self.weigh(variants)
 
     def weigh(self, variants: Iterable[Variant]) -> None:
@@ -42,6 +43,7 @@ class Spot:
             self.needs.append((key, needed))
             rate = rate_micros(weight, needed, usable)
             self.rates[device_type] = max(self.rates.get(device_type, 0), rate * self.ask.replicas)
+        self.most_rate = max(self.rates.values(), default=0)
 
 
 class Shape:
