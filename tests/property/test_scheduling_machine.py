@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from orchestrator.domain.scheduling.facts import PriorityClass, Rules, SharedDevice
+from orchestrator.domain.priority import PriorityClass
+from orchestrator.domain.scheduling.facts import Rules, SharedDevice
 from tests.support.pool_laws import assert_lawful, find_left_waiting, find_unreclaimed
 from tests.support.pools import GIB, Pool, device, footprint, queued, team
 

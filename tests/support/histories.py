@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
-from orchestrator.domain.scheduling.facts import Footprint, PriorityClass, Rules, TeamTerms
+from orchestrator.domain.priority import PriorityClass
+from orchestrator.domain.scheduling.facts import Footprint, Rules, TeamTerms
 from tests.support.pools import GIB, Pool, device, footprint, queued, team
 
 TEAMS = ("a", "b", "c", "d")

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import Decision, Preempt, Start
 from orchestrator.domain.scheduling.decide import Jobs, decide
 from orchestrator.domain.scheduling.facts import (
     Footprint,
     Lock,
     Pin,
-    PriorityClass,
     QueuedJob,
     Rules,
     RunningJob,
