@@ -182,6 +182,7 @@ def test_a_budget_is_held_at_the_start_and_settled_at_the_end(rig: Rig) -> None:
         state = read_budget(tx, team)
     assert 25_000 <= billed <= 26_000
     assert state.billed_usd_micros == billed
+    rig.step("place")
     assert state_of(rig, second) is JobState.RUNNING
 
 
