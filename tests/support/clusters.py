@@ -43,6 +43,8 @@ class Cluster:
     is_loopback: bool
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     launchers: list[RayLauncher] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """Of the further nodes, in the order in which they were added."""
 
     @property
     def address(self) -> str:
@@ -58,6 +60,7 @@ class Cluster:
 
     def add_node(self, devices: Sequence[DeclaredDevice]) -> None:
         """Another node of the same machine."""
+        self.names.append(devices[0].node_name)
         self._start(["--address", self.address, "--node-ip-address", HOST], devices)
 
     def launcher(self, **changes: object) -> RayLauncher:
@@ -95,6 +98,18 @@ class Cluster:
             assert time.monotonic() < deadline, self._processes()
             time.sleep(0.02)
         self.nodes.clear()
+
+    def kill_node(self, name: str) -> None:
+        """SIGKILL to all that one further node consists of and runs, as when its machine loses power."""
+        node = self.nodes[1 + self.names.index(name)]
+        top = psutil.Process(node.pid)
+        victims = [top, *top.children(recursive=True)]
+        for _ in range(2):  # what was started between the look and the kill
+            victims += [p for v in victims if v.is_running() for p in v.children(recursive=True)]
+        for victim in victims:
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
+        node.wait()
 
     def find_process(self, name: str) -> psutil.Process:
         """The one process of the cluster whose name or command line begins so, such as gcs_server or raylet."""
