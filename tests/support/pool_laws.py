@@ -108,12 +108,11 @@ def find_unreclaimed(pool: Pool, before: dict[str, RunningJob]) -> list[str]:
     for job in _ready(pool):
         if job.priority_class is PriorityClass.IDLE or job.replicas > 1:
             continue
-        rate = promised_rate(pool, job.team_id)
-        to_guarantee = pool.teams[job.team_id].guarantee_micros - rate
+        to_guarantee = pool.teams[job.team_id].guarantee_micros - promised_rate(pool, job.team_id)
         for footprint in job.footprints:
-            rates = _rates(pool, job, footprint)
-            within = bool(rates) and min(_rates_of_all(pool, job)) <= to_guarantee
-            if within and any(_would_fit(pool, job, footprint, victim) for victim in _borrowers(pool, job, before)):
+            types = {each for each, rate in _rates(pool, job, footprint).items() if rate <= to_guarantee}
+            victims = _borrowers(pool, job, before)
+            if any(_would_fit(pool, job, footprint, victim, types) for victim in victims):
                 found.append(job.job_id)
     return found
 
@@ -130,12 +129,12 @@ def _borrowers(pool: Pool, job: QueuedJob, before: dict[str, RunningJob]) -> Ite
             yield victim
 
 
-def _would_fit(pool: Pool, job: QueuedJob, footprint: Footprint, victim: RunningJob) -> bool:
+def _would_fit(pool: Pool, job: QueuedJob, footprint: Footprint, victim: RunningJob, types: set[str]) -> bool:
     for hold in victim.holds:
         device = pool.devices.get(hold.device_id)
         if device is None or not _is_open(pool, device) or not _can_pay(pool, job, footprint, device):
             continue
-        if may_run_on(job, footprint, device):
+        if device.device_type in types and may_run_on(job, footprint, device):
             free = free_bytes(pool, device.device_id) + hold.bytes
             if needed_on(job, footprint, device) <= free:
                 return True

@@ -29,32 +29,30 @@ class Eviction:
 
 
 def choose_eviction(
-    rooms: Rooms, starter: Starter, ask: Ask, victims_on: VictimsOn, tally_of: TallyOf
+    scopes: Iterable[list[DeviceRoom]], starter: Starter, ask: Ask, victims_on: VictimsOn, tally_of: TallyOf
 ) -> Eviction | None:
-    """The best eviction that makes room for all replicas, none of its victims needless; None if there is none."""
+    """The best eviction that makes room for all replicas in one of the scopes; None if there is none."""
     best: Eviction | None = None
-    for scope in _scopes(rooms, starter, ask, victims_on):
+    for scope in scopes:
         eviction = _clear(scope, starter, ask, victims_on, tally_of)
         if eviction is not None and (best is None or eviction.key < best.key):
             best = eviction
-    if best is None and ask.replicas > 1 and not ask.same_node and starter.over_micros <= 0:
-        for scope in _by_type(rooms):
-            eviction = _clear(scope, starter, ask, victims_on, tally_of)
-            if eviction is not None and (best is None or eviction.key < best.key):
-                best = eviction
     return best
 
 
-def _scopes(rooms: Rooms, starter: Starter, ask: Ask, victims_on: VictimsOn) -> Iterator[list[DeviceRoom]]:
-    """Sets of devices among which the replicas have to find theirs."""
-    if starter.over_micros > 0 and not ask.same_node:
-        yield from _by_type(rooms)
-    elif ask.replicas == 1 and starter.over_micros <= 0:
-        yield from ([rooms.devices[device_id]] for device_id in victims_on if device_id in rooms.devices)
+def scopes_around(rooms: Rooms, starter: Starter, ask: Ask, device_ids: Iterable[str]) -> Iterator[list[DeviceRoom]]:
+    """Sets of devices among which the replicas have to find theirs, as far as they contain one of these devices.
+
+    A gang goes by the node; one that may be spread, where no node holds it, by the device type.
+    """
+    if ask.replicas == 1 and starter.over_micros <= 0:
+        yield from ([rooms.devices[device_id]] for device_id in device_ids)
     elif ask.replicas == 1:
         yield list(rooms.devices.values())
     else:
         yield from (shelf.devices for shelf in rooms.shelves if len(shelf.devices) >= ask.replicas)
+        if not ask.same_node:
+            yield from _by_type(rooms)
 
 
 def _by_type(rooms: Rooms) -> Iterable[list[DeviceRoom]]:
@@ -83,6 +81,8 @@ def _clear(
             devices = clearing.fitting(taken)
             assert devices is not None
             kept = clearing.put_back(taken, devices)
+            if not kept:
+                return None
             return Eviction(
                 victims=tuple(kept),
                 device_ids=tuple(room.device_id for room in devices),

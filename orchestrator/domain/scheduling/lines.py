@@ -5,7 +5,9 @@ runs, so that is decided during a pass (order.py).
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from math import inf
 
 from orchestrator.domain.scheduling.facts import PriorityClass, QueuedJob
 from orchestrator.domain.scheduling.shapes import Shape
@@ -61,6 +63,18 @@ class Lines:
         if not self.shapes[waiting.shape]:
             del self.shapes[waiting.shape]
         self.size -= 1
+
+    @property
+    def least_rate(self) -> float:
+        """The least that any of the jobs would count for, in micros; infinity when none of them can run."""
+        rates = (shape.least_rate for shape in self.shapes if shape.least_rate is not None)
+        return min(rates, default=inf)
+
+    def has_any(self, shapes: Collection[Shape]) -> bool:
+        """Whether a job of one of these shapes waits."""
+        if len(shapes) > len(self.shapes):
+            return any(shape in shapes for shape in self.shapes)
+        return any(shape in self.shapes for shape in shapes)
 
     def has(self, classes: tuple[PriorityClass, ...]) -> bool:
         """Whether a job of one of these classes waits."""

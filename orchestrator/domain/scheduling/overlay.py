@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from orchestrator.domain.scheduling.facts import Hold, Lock, Pin, RunningJob
-from orchestrator.domain.scheduling.state import State
+from orchestrator.domain.scheduling.state import State, expected_departure
 
 
 class Overlay:
@@ -77,19 +77,18 @@ class Overlay:
         return {**pinned, **self._lock_bytes.get(job_id, {})}
 
     def departures(self, device_id: str) -> list[tuple[float, int]]:
-        """When bytes of the device are expected to come free, soonest first: (moment, bytes)."""
-        found = [
-            (self.end_of(job_id), size_bytes)
-            for job_id, size_bytes in self._state.running_on.get(device_id, {}).items()
-        ]
-        found += self._started_on.get(device_id, [])
-        return sorted(found)
+        """When bytes of the device are expected to come free, soonest first: (moment, bytes). Late ones leave now."""
+        found = self._state.departures(device_id)
+        started = self._started_on.get(device_id)
+        if started is not None:
+            found = sorted([*found, *started])
+        if found and found[0][0] < self._now:
+            return [(max(at, self._now), size_bytes) for at, size_bytes in found]
+        return found
 
     def end_of(self, job_id: str) -> float:
         """When a running job is expected to be gone; now, when it is late."""
-        job = self._state.running[job_id]
-        ends_at = job.expected_end_at if job.stops_by_at is None else min(job.expected_end_at, job.stops_by_at)
-        return max(ends_at, self._now)
+        return max(expected_departure(self._state.running[job_id]), self._now)
 
     def free_at(self, device_id: str, moment: float) -> int:
         """The bytes expected to be free at that moment if nothing more starts."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from math import inf
 
 from orchestrator.domain.scheduling.actions import PreemptionRule
-from orchestrator.domain.scheduling.facts import PriorityClass, QueuedJob, Rules, RunningJob
-from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
+from orchestrator.domain.scheduling.facts import PriorityClass, Rules, RunningJob
+from orchestrator.domain.scheduling.order import WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.tallies import Tally, TallyOf
 
 CLASS_RANKS: Mapping[PriorityClass, int] = {PriorityClass.URGENT: 0, PriorityClass.NORMAL: 1, PriorityClass.IDLE: 2}
@@ -28,7 +28,8 @@ class Starter:
     `over_micros` is by how much that exceeds its team's ceiling: then only its own team's jobs can make room.
     """
 
-    job: QueuedJob
+    team_id: str
+    priority_class: PriorityClass
     level: Level
     turn: int
     rate_micros: int
@@ -64,8 +65,7 @@ def choose_rule(
     starter: Starter, victim: RunningJob, victim_rate: int, tally_of: TallyOf, rules: Rules
 ) -> PreemptionRule | None:
     """The rule by which the starter may take the victim's place, or None. Exemptions are judged before."""
-    job = starter.job
-    is_own = victim.team_id == job.team_id
+    is_own = victim.team_id == starter.team_id
     if starter.over_micros > 0 and not is_own:
         return None
     if not is_own and starter.level in WITHIN_LEVELS and tally_of(victim.team_id).above_guarantee > 0:
@@ -74,7 +74,7 @@ def choose_rule(
         return None
     if victim.priority_class is PriorityClass.IDLE:
         return PreemptionRule.CLASS
-    if is_own and CLASS_RANKS[job.priority_class] < CLASS_RANKS[victim.priority_class]:
+    if is_own and CLASS_RANKS[starter.priority_class] < CLASS_RANKS[victim.priority_class]:
         return PreemptionRule.CLASS
     return _rule_among_borrowers(starter, victim, victim_rate, tally_of, rules)
 
@@ -82,13 +82,13 @@ def choose_rule(
 def _rule_among_borrowers(
     starter: Starter, victim: RunningJob, victim_rate: int, tally_of: TallyOf, rules: Rules
 ) -> PreemptionRule | None:
-    if not (rules.borrower_fairness or rules.turns_hours):
+    if starter.level is not Level.BORROWING or not (rules.borrower_fairness or rules.turns_hours):
         return None
     theirs = tally_of(victim.team_id)
     if theirs.above_guarantee <= 0:
         return None
-    if rules.borrower_fairness and victim.team_id != starter.job.team_id:
-        with_job = borrowed_share(tally_of(starter.job.team_id), starter.rate_micros)
+    if rules.borrower_fairness and victim.team_id != starter.team_id:
+        with_job = borrowed_share(tally_of(starter.team_id), starter.rate_micros)
         if with_job < borrowed_share(theirs, -victim_rate):
             return PreemptionRule.FAIRNESS
     if rules.turns_hours and starter.turn < attained_turn(victim.attained_seconds, rules):
@@ -124,27 +124,3 @@ def as_victim(starter: Starter, job: RunningJob, tally_of: TallyOf, rules: Rules
         job.job_id,
     )
     return Victim(job=job, rule=rule, rate_micros=rate, key=key)
-
-
-GroupKey = tuple[object, ...]
-
-
-def victim_group(starter: Starter, tally: Tally, has_borrowers: bool, has_idle: bool, rules: Rules) -> GroupKey | None:
-    """Starters with the same key have the same victims; None for a starter that cannot have any.
-
-    `has_borrowers` says that some other team is above its guarantee, `has_idle` that some job runs as idle.
-    """
-    if starter.level in IDLE_LEVELS or not rules.preemption:
-        return None
-    is_within = starter.level in WITHIN_LEVELS
-    rank = CLASS_RANKS[starter.job.priority_class]
-    has_own = any(CLASS_RANKS[each] > rank for each, count in tally.book.classes.items() if count)
-    has_fair = rules.borrower_fairness and has_borrowers
-    has_turns = bool(rules.turns_hours)
-    is_over = starter.over_micros > 0
-    if is_over and not has_own:
-        return None
-    if not (has_own or has_idle or has_fair or has_turns or (is_within and has_borrowers)):
-        return None
-    own = (starter.job.team_id, rank) if has_own or has_fair or has_turns else None
-    return is_within, own, starter.turn if has_turns else None, starter.over_micros

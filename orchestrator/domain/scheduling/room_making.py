@@ -1,82 +1,148 @@
 """Having others leave for a job, and keeping what it needs for it alone until it runs."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from orchestrator.domain.scheduling.actions import PreemptionRule
 from orchestrator.domain.scheduling.context import Pass
-from orchestrator.domain.scheduling.evictions import Eviction, VictimsOn, choose_eviction
-from orchestrator.domain.scheduling.facts import Footprint, Lock, PriorityClass, RunningJob
+from orchestrator.domain.scheduling.evictions import Eviction
+from orchestrator.domain.scheduling.facts import Footprint, Lock, PriorityClass
+from orchestrator.domain.scheduling.hunts import Hunt
 from orchestrator.domain.scheduling.lines import Waiting
-from orchestrator.domain.scheduling.order import WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.preemption import (
-    GroupKey,
-    Starter,
-    Victim,
-    as_victim,
-    attained_turn,
-    victim_group,
-)
+from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
+from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter, attained_turn
 from orchestrator.domain.scheduling.rooms import Ask
-from orchestrator.domain.scheduling.shapes import Spot
+from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.sharing import goes_first
 from orchestrator.domain.scheduling.tallies import allowed_types, by_type
 
+GroupKey = tuple[object, ...]
+
 
 class RoomMaking:
-    """Preemption within one pass. What was tried in vain is not tried again until somebody was asked to leave."""
+    """Preemption within one pass. Starters with the same victims share a hunt; a change of figures ends all hunts."""
 
     def __init__(self, found: Pass) -> None:
         self._found = found
-        self._victims: dict[GroupKey, VictimsOn] = {}
-        self._in_vain: set[tuple[GroupKey, Spot, frozenset[str] | None]] = set()
-        self._spent: dict[GroupKey, set[object]] = {}
+        self._hunts: dict[GroupKey, Hunt] = {}
+        self._hopeful: dict[GroupKey, set[Shape]] = {}
         self._borrowers: list[str] | None = None
-        self._idle_teams = [team_id for team_id, book in found.state.books.items() if book.classes[PriorityClass.IDLE]]
+        books = found.state.books
+        self._idle_teams = [team_id for team_id, book in books.items() if book.classes[PriorityClass.IDLE]]
 
     def forget(self) -> None:
         """Judge everything anew: the figures have changed."""
-        self._victims.clear()
-        self._in_vain.clear()
-        self._spent.clear()
+        self._hunts.clear()
+        self._hopeful.clear()
         self._borrowers = None
 
-    def group(self, waiting: Waiting, level: Level) -> GroupKey | None:
-        """The key of all starters with the same victims as this one; None if it cannot have any."""
-        if waiting.shape.least_rate is None:
-            return None
-        tally = self._found.tally(waiting.job.team_id)
-        has_borrowers = any(team_id != waiting.job.team_id for team_id in self._borrowing_teams())
-        starter = self._starter(waiting, level)
-        return victim_group(starter, tally, has_borrowers, bool(self._idle_teams), self._found.rules)
+    def hopeful(self, team_id: str, priority_class: PriorityClass, level: Level, turn: int) -> set[Shape]:
+        """The shapes that others might leave for, when a job of this sort asks."""
+        key = self._group(team_id, priority_class, level, turn)
+        if key is None:
+            return set()
+        hopeful = self._hopeful.get(key)
+        if hopeful is None:
+            hopeful = self._hopeful[key] = {shape for shape in self._found.state.shapes if shape.least_rate is not None}
+            if level not in WITHIN_LEVELS:
+                self._drop_hopeless(hopeful, self._hunt(key, team_id, priority_class, level, turn))
+        return hopeful
 
-    def is_spent(self, group: GroupKey, waiting: Waiting) -> bool:
-        """Whether all of the job's spots were tried in vain for this group, on any device type."""
-        spots = [spot for spot in waiting.shape.spots if spot.rates]
-        return all((group, spot, None) in self._in_vain for spot in spots)
+    def _drop_hopeless(self, hopeful: set[Shape], hunt: Hunt) -> None:
+        """Borrowers have few victims and many shapes, so all victims are found first."""
+        hunt.load_all()
+        for shape in list(hopeful):
+            if not any(spot.rates and hunt.may_hold(spot.ask) for spot in shape.spots):
+                hopeful.discard(shape)
+
+    def has_own(self, team_id: str, priority_class: PriorityClass) -> bool:
+        """Whether the team itself runs something of a lower class."""
+        rank = CLASS_RANKS[priority_class]
+        classes = self._found.state.books[team_id].classes
+        return any(count and CLASS_RANKS[each] > rank for each, count in classes.items())
+
+    def _group(self, team_id: str, priority_class: PriorityClass, level: Level, turn: int) -> GroupKey | None:
+        """What decides on the victims of a starter; None if it cannot have any."""
+        rules = self._found.rules
+        if level in IDLE_LEVELS or not rules.preemption:
+            return None
+        is_within = level in WITHIN_LEVELS
+        has_borrowers = any(other != team_id for other in self._borrowing_teams())
+        has_own = self.has_own(team_id, priority_class)
+        is_fair = rules.borrower_fairness and has_borrowers and not is_within
+        has_turns = bool(rules.turns_hours) and not is_within
+        if not (has_own or self._idle_teams or is_fair or has_turns or (is_within and has_borrowers)):
+            return None
+        own = (team_id, CLASS_RANKS[priority_class]) if has_own or is_fair or has_turns else None
+        return is_within, own, turn if has_turns else None
+
+    def _hunt(self, key: GroupKey, team_id: str, priority_class: PriorityClass, level: Level, turn: int) -> Hunt:
+        hunt = self._hunts.get(key)
+        if hunt is None:
+            starter = Starter(team_id=team_id, priority_class=priority_class, level=level, turn=turn, rate_micros=0)
+            hunt = self._hunts[key] = Hunt(self._found, starter, self._victim_teams(team_id, level))
+        return hunt
+
+    def _victim_teams(self, team_id: str, level: Level) -> Iterable[str]:
+        rules, teams = self._found.rules, {team_id, *self._idle_teams}
+        if level in WITHIN_LEVELS or rules.borrower_fairness or rules.turns_hours:
+            teams.update(self._borrowing_teams())
+        return teams
+
+    def _borrowing_teams(self) -> list[str]:
+        if self._borrowers is None:
+            teams = self._found.state.books
+            self._borrowers = [team_id for team_id in teams if self._found.tally(team_id).above_guarantee > 0]
+        return self._borrowers
 
     def try_preempt(self, waiting: Waiting, level: Level) -> bool:
         """Have others leave for the job, if the rules allow it and it then fits on actual devices."""
         found, job = self._found, waiting.job
-        group = self.group(waiting, level)
-        tally = found.tally(job.team_id)
-        if group is None or (level in WITHIN_LEVELS and (waiting.shape.least_rate or 0) > tally.to_guarantee):
+        rate, tally = waiting.shape.least_rate or 0, found.tally(job.team_id)
+        headroom = min(tally.to_ceiling, tally.to_guarantee) if level in WITHIN_LEVELS else tally.to_ceiling
+        over = max(0.0, rate - tally.to_ceiling) if level not in WITHIN_LEVELS else 0
+        if over > 0 and not self.has_own(job.team_id, job.priority_class):
             return False
-        starter = self._starter(waiting, level)
+        turn = attained_turn(job.attained_seconds, found.rules)
+        hopeful = self.hopeful(job.team_id, job.priority_class, level, turn)
+        if waiting.shape not in hopeful:
+            return False
+        starter = Starter(
+            team_id=job.team_id,
+            priority_class=job.priority_class,
+            level=level,
+            turn=turn,
+            rate_micros=rate,
+            over_micros=over,
+        )
+        is_limited = over > 0
         for spot, footprint in zip(waiting.shape.spots, job.footprints, strict=True):
-            types = allowed_types(spot, footprint, headroom=float("inf"), budget_left=tally.budget_left)
-            key = (group, spot, types)
-            if not spot.rates or types == frozenset() or key in self._in_vain:
+            types = allowed_types(spot, footprint, headroom=headroom + over, budget_left=tally.budget_left)
+            is_limited = is_limited or types is not None
+            if not spot.rates or types == frozenset():
                 continue
-            eviction = choose_eviction(
-                found.state.rooms,
-                starter,
-                self._ask(waiting, spot, types, level),
-                self._victims_on(starter, group),
-                found.tally,
-            )
-            if eviction is not None:
-                self._evict(waiting, spot, footprint, eviction)
+            if self._make_room(waiting, (spot, footprint), types, starter):
                 return True
-            self._in_vain.add(key)
+        if not is_limited:
+            hopeful.discard(waiting.shape)
         return False
+
+    def _make_room(
+        self, waiting: Waiting, way: tuple[Spot, Footprint], types: frozenset[str] | None, starter: Starter
+    ) -> bool:
+        key = self._group(starter.team_id, starter.priority_class, starter.level, starter.turn)
+        if key is None:
+            return False
+        ask = self._ask(waiting, way[0], types, starter.level)
+        if self._found.rules.borrower_fairness and starter.level is Level.BORROWING:
+            hunt = Hunt(self._found, starter, self._victim_teams(starter.team_id, starter.level))
+        else:
+            hunt = self._hunt(key, starter.team_id, starter.priority_class, starter.level, starter.turn)
+        eviction = hunt.choose(starter, ask)
+        if eviction is None:
+            return False
+        self._evict(waiting, way, eviction)
+        return True
 
     def drain(self) -> None:
         """Have jobs with checkpoints leave the devices that are being drained."""
@@ -87,60 +153,16 @@ class RoomMaking:
             if job.checkpointable and not job.is_stopping:
                 self._found.ask_to_leave(job, PreemptionRule.DRAIN, None)
 
-    def _starter(self, waiting: Waiting, level: Level) -> Starter:
-        rate = waiting.shape.least_rate or 0
-        over = max(0.0, rate - self._found.tally(waiting.job.team_id).to_ceiling)
-        turn = attained_turn(waiting.job.attained_seconds, self._found.rules)
-        return Starter(job=waiting.job, level=level, turn=turn, rate_micros=rate, over_micros=over)
-
-    def _borrowing_teams(self) -> list[str]:
-        if self._borrowers is None:
-            teams = self._found.state.books
-            self._borrowers = [team_id for team_id in teams if self._found.tally(team_id).above_guarantee > 0]
-        return self._borrowers
-
-    def _victims_on(self, starter: Starter, group: GroupKey) -> VictimsOn:
-        """All jobs that may have to leave for this group, by device."""
-        found = self._victims.get(group)
-        if found is None:
-            by_device: dict[str, list[Victim]] = {}
-            for victim in sorted(self._all_victims(starter), key=lambda victim: victim.key):
-                for hold in victim.job.holds:
-                    by_device.setdefault(hold.device_id, []).append(victim)
-            found = self._victims[group] = by_device
-        return found
-
-    def _all_victims(self, starter: Starter) -> list[Victim]:
-        found = self._found
-        team_ids = {starter.job.team_id, *self._idle_teams, *self._borrowing_teams()}
-        jobs: list[RunningJob] = [
-            job
-            for team_id in team_ids
-            for job in found.state.books[team_id].running.values()
-            if job.job_id not in found.leaving
-        ]
-        victims = (as_victim(starter, job, found.tally, found.rules, found.now) for job in jobs)
-        return [victim for victim in victims if victim is not None]
-
     def _ask(self, waiting: Waiting, spot: Spot, types: frozenset[str] | None, level: Level) -> Ask:
         """Room may also be made on devices that holders pinned whom this job does not have to respect."""
         found = self._found
         ask = found.ask_of(waiting, spot, types)
         pinned = {d: 0 for d, pin in found.overlay.pinned.items() if goes_first(found.state, pin, level)}
-        if not pinned:
-            return ask
-        return Ask(
-            bytes_by_kind=ask.bytes_by_kind,
-            replicas=ask.replicas,
-            same_node=ask.same_node,
-            exclusive=ask.exclusive,
-            device_types=ask.device_types,
-            offers={**pinned, **ask.offers},
-        )
+        return replace(ask, offers={**pinned, **ask.offers}) if pinned else ask
 
-    def _evict(self, waiting: Waiting, spot: Spot, footprint: Footprint, eviction: Eviction) -> None:
+    def _evict(self, waiting: Waiting, way: tuple[Spot, Footprint], eviction: Eviction) -> None:
         """Ask the victims to leave and keep what the job needs, free already or not, for it alone."""
-        found, job = self._found, waiting.job
+        found, job, (spot, footprint) = self._found, waiting.job, way
         graces = [found.ask_to_leave(victim.job, victim.rule, job.job_id) for victim in eviction.victims]
         until_at = found.now + max(graces) + found.rules.lock_seconds
         rooms = [found.state.rooms.devices[device_id] for device_id in eviction.device_ids]

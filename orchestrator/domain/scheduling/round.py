@@ -25,16 +25,25 @@ class Round:
         self.found = Pass(state, policy, now)
         self.holding = Holding(self.found)
         self._making = RoomMaking(self.found)
+        self._special: set[str] = set()
+        self._special_teams: set[str] = set()
 
     def run(self) -> None:
         """Decide. Starts over from the first level whenever a start gives room back (a pin or lock that is done)."""
         self._making.drain()
         self.holding.take_over_locks()
         self.holding.take_over_pins()
-        self.found.look_around()
+        self._look_around()
         while self._walk():
-            self._making.forget()
-            self.found.look_around()
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """`_special` are the jobs with pins or locks of their own: they are considered whatever their shape."""
+        self._making.forget()
+        self.found.look_around()
+        overlay, waiting = self.found.overlay, self.found.state.waiting
+        self._special = overlay.pins.keys() | overlay.locks.keys()
+        self._special_teams = {waiting[job_id].job.team_id for job_id in self._special}
 
     def close(self) -> None:
         """Leave the state as it was found."""
@@ -54,7 +63,7 @@ class Round:
         lines: dict[str, Iterator[Waiting]] = {}
         heap: list[tuple[float, str]] = []
         for team_id, line in self.found.state.lines.items():
-            if self._has_business(team_id, line, level):
+            if self._has_business(team_id, line, level, turn):
                 lines[team_id] = self._line(team_id, level, turn)
                 heap.append((self.found.tally(team_id).share, team_id))
         heapify(heap)
@@ -69,8 +78,22 @@ class Round:
                     break
         return False
 
-    def _has_business(self, team_id: str, line: Lines, level: Level) -> bool:
-        return line.has(self._classes(team_id, level))
+    def _has_business(self, team_id: str, line: Lines, level: Level, turn: int | None) -> bool:
+        """Whether any job of the team may start, have others leave, or pin devices at this level."""
+        classes = self._classes(team_id, level)
+        if not line.has(classes):
+            return False
+        if team_id in self._special_teams:
+            return True
+        tally, least = self.found.tally(team_id), line.least_rate
+        if level in WITHIN_LEVELS and least > tally.to_guarantee:
+            return False
+        if least > tally.to_ceiling and not any(self._making.has_own(team_id, each) for each in classes):
+            return False
+        if self.holding.has_place(level):
+            return True
+        hopes = (self._making.hopeful(team_id, each, level, turn or 0) for each in classes)
+        return line.has_any(self.found.alive) or any(line.has_any(hope) for hope in hopes)
 
     def _classes(self, team_id: str, level: Level) -> tuple[PriorityClass, ...]:
         terms = self.found.state.books[team_id].terms
@@ -78,27 +101,27 @@ class Round:
 
     def _line(self, team_id: str, level: Level, turn: int | None) -> Iterator[Waiting]:
         tally = self.found.tally(team_id)
-        skips = self._skipper(tally, level, turn)
+        skips = self._skipper(team_id, tally, level, turn)
         return walk_line(tally.lines, self._classes(team_id, level), tally.users, skips)
 
-    def _skipper(self, tally: Tally, level: Level, turn: int | None) -> Callable[[Waiting], bool]:
+    def _skipper(self, team_id: str, tally: Tally, level: Level, turn: int | None) -> Callable[[Waiting], bool]:
         """What need not be considered: most jobs, most of the time, so the cheapest tests come first."""
-        found, overlay, making, holding = self.found, self.found.overlay, self._making, self.holding
-        alive, is_within = found.alive, level in WITHIN_LEVELS
+        found, making, holding = self.found, self._making, self.holding
+        alive, special, is_within = found.alive, self._special, level in WITHIN_LEVELS
 
         def skips(waiting: Waiting) -> bool:
-            if waiting.is_taken or waiting.shape.least_rate is None:
+            shape, job = waiting.shape, waiting.job
+            if waiting.is_taken:
                 return True
-            if is_within and waiting.shape.least_rate > tally.to_guarantee and waiting.job.job_id not in overlay.locks:
+            if turn is not None and attained_turn(job.attained_seconds, found.rules) != turn:
                 return True
-            if turn is not None and attained_turn(waiting.job.attained_seconds, found.rules) != turn:
-                return True
-            if waiting.shape in alive or waiting.job.job_id in overlay.pins or waiting.job.job_id in overlay.locks:
+            if job.job_id in special:
                 return False
-            if holding.has_place(level) and holding.may_pin(waiting):
+            if shape.least_rate is None or (is_within and shape.least_rate > tally.to_guarantee):
+                return True
+            if shape in alive or (holding.has_place(level) and holding.may_pin(waiting)):
                 return False
-            group = making.group(waiting, level)
-            return group is None or making.is_spent(group, waiting)
+            return shape not in making.hopeful(team_id, job.priority_class, level, turn or 0)
 
         return skips
 

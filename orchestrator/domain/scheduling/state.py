@@ -37,6 +37,7 @@ class State:
         self.waiting: dict[str, Waiting] = {}
         self.running: dict[str, RunningJob] = {}
         self.running_on: dict[str, dict[str, int]] = {}
+        self._departures: dict[str, list[tuple[float, int]]] = {}
         self.stopping: set[str] = set()
         self.arrays: Counter[str] = Counter()
         self.locks: tuple[Lock, ...] = ()
@@ -123,6 +124,7 @@ class State:
     def _take(self, job: RunningJob) -> None:
         rate = 0
         for hold in job.holds:
+            self._departures.pop(hold.device_id, None)
             on_device = self.running_on.setdefault(hold.device_id, {})
             on_device[job.job_id] = hold.bytes
             rate += self.rate_of(hold)
@@ -140,10 +142,20 @@ class State:
         if job.array_id is not None:
             self.arrays[job.array_id] -= 1
         for hold in job.holds:
+            self._departures.pop(hold.device_id, None)
             del self.running_on[hold.device_id][job_id]
             if hold.device_id in self.devices:
                 self.rooms.give(hold.device_id, hold.bytes)
         self.books[job.team_id].remove(job_id)
+
+    def departures(self, device_id: str) -> list[tuple[float, int]]:
+        """When what runs on the device is expected to leave, and its bytes, the soonest first."""
+        found = self._departures.get(device_id)
+        if found is None:
+            on_device = self.running_on.get(device_id, {}).items()
+            found = sorted((expected_departure(self.running[job_id]), size) for job_id, size in on_device)
+            self._departures[device_id] = found
+        return found
 
     def rate_of(self, hold: Hold) -> int:
         """What a hold counts for; nothing on a device that is gone."""
@@ -157,6 +169,11 @@ class State:
     def set_pins(self, pins: Iterable[Pin]) -> None:
         self.version += 1
         self.pins = tuple(sorted(pins, key=lambda pin: (pin.job_id, pin.device_id)))
+
+
+def expected_departure(job: RunningJob) -> float:
+    """When the job's bytes are expected to be free: at the latest when its grace ends."""
+    return job.expected_end_at if job.stops_by_at is None else min(job.expected_end_at, job.stops_by_at)
 
 
 def _same_hardware(old: dict[str, SharedDevice], new: dict[str, SharedDevice]) -> bool:

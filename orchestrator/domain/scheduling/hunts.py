@@ -1,0 +1,108 @@
+"""Victims of a group of starters, found team by team in their order, and only as far as somebody needs.
+
+Victims are ordered by class, then by team (the furthest above its share first), so whoever is found among the first
+teams is better than anybody further on.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from orchestrator.domain.scheduling.context import Pass
+from orchestrator.domain.scheduling.device_index import BinKey
+from orchestrator.domain.scheduling.evictions import Eviction, choose_eviction, scopes_around
+from orchestrator.domain.scheduling.facts import PriorityClass
+from orchestrator.domain.scheduling.preemption import Starter, Victim, as_victim, borrowed_share
+from orchestrator.domain.scheduling.rooms import Ask
+from orchestrator.domain.scheduling.shapes import Shape
+
+
+class Hunt:
+    """`spent` are the shapes that no victims of this group can make room for, as long as nobody is asked to leave."""
+
+    def __init__(self, found: Pass, starter: Starter, teams: Iterable[str]) -> None:
+        self._found = found
+        self._starter = starter
+        self._blocks = self._in_blocks(list(teams))
+        self._on: dict[str, list[Victim]] = {}
+        self._bytes_on: dict[str, int] = {}
+        self._potential: dict[BinKey, int] | None = None
+        self.spent: set[Shape] = set()
+
+    def choose(self, starter: Starter, ask: Ask) -> Eviction | None:
+        """The best eviction for this starter of the group; None if there is none."""
+        if starter.over_micros > 0 or ask.replicas > 1:
+            self.load_all()
+        if self._potential is not None and not self.may_hold(ask):
+            return None
+        eviction = self._choose_around(starter, ask, list(self._on))
+        while eviction is None:
+            block = next(self._blocks, None)
+            if block is None:
+                self._weigh()
+                return None
+            eviction = self._choose_around(starter, ask, self._load(block))
+        return eviction
+
+    def load_all(self) -> None:
+        """Find all victims at once."""
+        for block in self._blocks:
+            self._load(block)
+        self._weigh()
+
+    def may_hold(self, ask: Ask) -> bool:
+        """Whether some device would have the bytes for one replica if all victims left. Needs `load_all`."""
+        assert self._potential is not None
+        return any(needed <= most for key, most in self._potential.items() if (needed := ask.needs_in(key)) is not None)
+
+    def _weigh(self) -> None:
+        if self._potential is not None:
+            return
+        self._potential = {}
+        for device_id, size_bytes in self._bytes_on.items():
+            room = self._found.state.rooms.devices.get(device_id)
+            if room is not None:
+                key = (room.usable_bytes, room.device_type, room.kind)
+                self._potential[key] = max(self._potential.get(key, 0), room.free_bytes + size_bytes)
+
+    def _choose_around(self, starter: Starter, ask: Ask, device_ids: list[str]) -> Eviction | None:
+        rooms = self._found.state.rooms
+        if ask.replicas == 1 and starter.over_micros <= 0:
+            device_ids = [device_id for device_id in device_ids if self._may_fit(ask, device_id)]
+        scopes = scopes_around(rooms, starter, ask, device_ids)
+        return choose_eviction(scopes, starter, ask, self._on, self._found.tally)
+
+    def _may_fit(self, ask: Ask, device_id: str) -> bool:
+        room = self._found.state.rooms.devices[device_id]
+        needed = ask.needs_on(room)
+        return needed is not None and needed <= ask.free_on(room) + self._bytes_on[device_id]
+
+    def _load(self, block: list[Victim]) -> list[str]:
+        """Note the victims; the devices that they leave."""
+        touched: dict[str, None] = {}
+        for victim in block:
+            for hold in victim.job.holds:
+                if hold.device_id in self._found.state.devices:
+                    self._on.setdefault(hold.device_id, []).append(victim)
+                    self._bytes_on[hold.device_id] = self._bytes_on.get(hold.device_id, 0) + hold.bytes
+                    touched[hold.device_id] = None
+        return list(touched)
+
+    def _in_blocks(self, teams: list[str]) -> Iterator[list[Victim]]:
+        """Victims of equal class and equal share of their team, in order."""
+        shares = {team_id: borrowed_share(self._found.tally(team_id)) for team_id in teams}
+        ranked = sorted(teams, key=lambda team_id: (-shares[team_id], team_id))
+        for is_idle in (True, False):
+            for _, same in groupby(ranked, key=lambda team_id: shares[team_id]):
+                block = [victim for team_id in same for victim in self._of_team(team_id, is_idle)]
+                if block:
+                    yield sorted(block, key=lambda victim: victim.key)
+
+    def _of_team(self, team_id: str, is_idle: bool) -> Iterator[Victim]:
+        found, book = self._found, self._found.state.books[team_id]
+        if is_idle and not book.classes[PriorityClass.IDLE]:
+            return
+        for job in book.running.values():
+            if (job.priority_class is PriorityClass.IDLE) is is_idle and job.job_id not in found.leaving:
+                victim = as_victim(self._starter, job, found.tally, found.rules, found.now)
+                if victim is not None:
+                    yield victim
