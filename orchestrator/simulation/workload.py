@@ -1,0 +1,57 @@
+"""What a simulation is fed: jobs with what they really take beside what the scheduler is told, and losses of nodes.
+
+Moments and durations are seconds. The truth never reaches the scheduler: it sees only the facts in `queued`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.domain.scheduling.facts import QueuedJob
+
+ANY_TYPE = "*"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatedJob:
+    """`queued` is what is submitted, at `queued.queued_at`. `seconds_by_type` is how long it really runs, from its first
+    step to its last, by device type (`*` for the rest)."""
+
+    queued: QueuedJob
+    seconds_by_type: Mapping[str, float]
+
+    def seconds_on(self, device_type: str) -> float:
+        """The true duration on devices of this type. Raises KeyError if it was never said."""
+        found = self.seconds_by_type.get(device_type)
+        return self.seconds_by_type[ANY_TYPE] if found is None else found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeLoss:
+    """A node that is away from `down_at` to `up_at`; what ran on it goes on from its newest checkpoint."""
+
+    node_name: str
+    down_at: float
+    up_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """What the machinery around the scheduler takes.
+
+    A job asked to stop leaves after `stop_seconds` with a checkpoint; going on from one costs `resume_seconds` of devices.
+    Beside that a checkpoint is written every `checkpoint_seconds`, which only matters when a node is lost. While jobs
+    wait, the scheduler is asked at least every `tick_seconds`, since some rules depend on time alone.
+    """
+
+    stop_seconds: float = 30.0
+    resume_seconds: float = 60.0
+    checkpoint_seconds: float = 900.0
+    tick_seconds: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """Jobs by arrival, and what happens to nodes."""
+
+    jobs: tuple[SimulatedJob, ...]
+    losses: tuple[NodeLoss, ...] = field(default=())
