@@ -10,7 +10,7 @@ from orchestrator.domain.scheduling.facts import Footprint, Lock, PriorityClass
 from orchestrator.domain.scheduling.hunts import Hunt
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter, attained_turn
+from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter
 from orchestrator.domain.scheduling.rooms import Ask
 from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.sharing import goes_first
@@ -103,7 +103,7 @@ class RoomMaking:
         over = max(0.0, rate - tally.to_ceiling) if level not in WITHIN_LEVELS else 0
         if over > 0 and not self.has_own(job.team_id, job.priority_class):
             return False
-        turn = attained_turn(job.attained_seconds, found.rules)
+        turn = found.turns.of_waiting(waiting)
         hopeful = self.hopeful(job.team_id, job.priority_class, level, turn)
         if waiting.shape not in hopeful:
             return False

@@ -9,11 +9,11 @@ from orchestrator.domain.scheduling.holding import Holding
 from orchestrator.domain.scheduling.lines import Lines, Waiting
 from orchestrator.domain.scheduling.order import CLASSES_BY_LEVEL, WITHIN_LEVELS, Level, walk_line
 from orchestrator.domain.scheduling.placement_policies import PlacementPolicy
-from orchestrator.domain.scheduling.preemption import attained_turn
 from orchestrator.domain.scheduling.room_making import RoomMaking
 from orchestrator.domain.scheduling.starting import try_start, try_start_locked
 from orchestrator.domain.scheduling.state import State
 from orchestrator.domain.scheduling.tallies import Tally
+from orchestrator.domain.scheduling.turns import count_turns
 
 _ALL_CLASSES = tuple(PriorityClass)
 
@@ -51,7 +51,7 @@ class Round:
 
     def _walk(self) -> bool:
         """Consider everybody once, in order. True when room was given back: then it has to be done again."""
-        turns = range(len(self.found.rules.turns_hours) + 1)
+        turns = range(count_turns(self.found.rules))
         return any(
             self._walk_level(level, turn)
             for level in Level
@@ -113,7 +113,7 @@ class Round:
             shape, job = waiting.shape, waiting.job
             if waiting.is_taken:
                 return True
-            if turn is not None and attained_turn(job.attained_seconds, found.rules) != turn:
+            if turn is not None and found.turns.of_waiting(waiting) != turn:
                 return True
             if job.job_id in special:
                 return False
