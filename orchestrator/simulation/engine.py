@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Protocol
 
 from orchestrator.domain.scheduling.actions import Decision, Preempt, Start
+from orchestrator.domain.scheduling.decide import Jobs
 from orchestrator.domain.scheduling.facts import Lock, Pin, QueuedJob, RunningJob, SharedDevice, TeamTerms
 from orchestrator.simulation.execution import Execution
 from orchestrator.simulation.records import Records
@@ -71,7 +72,7 @@ class Simulation:
         self._waiting: dict[str, Execution] = {}
         self._running: dict[str, Execution] = {}
         self._has_tick = False
-        self._moment: tuple[object, object] = ((), ())
+        self._moment: tuple[tuple[Pin, ...], tuple[Lock, ...]] = ((), ())
         decider.set_devices(self._devices.values())
         decider.set_teams(self._usage.terms())
 
@@ -102,8 +103,19 @@ class Simulation:
 
     def take_over(self, locks: Iterable[Lock], pins: Iterable[Pin]) -> None:
         """What was promised before the simulation began."""
-        self._decider.set_locks(locks)
-        self._decider.set_pins(pins)
+        self._moment = (tuple(pins), tuple(locks))
+        self._decider.set_locks(self._moment[1])
+        self._decider.set_pins(self._moment[0])
+
+    def facts(self) -> tuple[tuple[SharedDevice, ...], tuple[TeamTerms, ...], Jobs]:
+        """Pool, teams and jobs as the scheduler sees them now."""
+        jobs = Jobs(
+            queued=tuple(each.as_queued() for each in self._waiting.values()),
+            running=tuple(each.running for each in self._running.values()),
+            locks=self._moment[1],
+            pins=self._moment[0],
+        )
+        return tuple(self._devices.values()), tuple(self._usage.terms()), jobs
 
     def run(self, *, until: float = inf, most_passes: int | None = None) -> Records:
         """Go on until nothing is left to happen, the moment `until`, or so many decisions."""
@@ -114,6 +126,14 @@ class Simulation:
             if self._take_batch():
                 self._decide()
         self.records.ended_at = self.now
+        return self.records
+
+    def run_until_started(self, job_ids: Iterable[str], *, most_passes: int) -> Records:
+        """Go on until each of these jobs has started once, or so many decisions were made."""
+        left = set(job_ids)
+        while left and self._heap and self.records.passes < most_passes:
+            self.run(until=self._heap[0][0])
+            left = {job_id for job_id in left if not self.records.jobs[job_id].intervals}
         return self.records
 
     def _push(self, at: float, kind: Kind, subject: str) -> None:

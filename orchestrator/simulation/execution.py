@@ -6,7 +6,7 @@ from dataclasses import replace
 from orchestrator.domain.scheduling.actions import Preempt, Start
 from orchestrator.domain.scheduling.facts import QueuedJob, RunningJob, SharedDevice
 from orchestrator.simulation.records import Interval, JobRecord
-from orchestrator.simulation.workload import SimulatedJob, Timing
+from orchestrator.simulation.workload import ANY_TYPE, SimulatedJob, Timing
 
 _LEAST_LEFT = 0.05
 """A job that has outlived its estimate is said to have this share of the estimate left."""
@@ -65,8 +65,8 @@ class Execution:
         device_type = devices[start.holds[0].device_id].device_type
         told = start.footprint.seconds_by_type
         self._overhead = self._timing.resume_seconds if self.record.intervals else 0.0
-        estimate = told.get(device_type, told.get("*", 0.0)) + self._overhead
-        self._begin(self._job.seconds_on(device_type), start.rate_micros, now)
+        estimate = told.get(device_type, told.get(ANY_TYPE, 0.0)) + self._overhead
+        self._begin(self._job.seconds_on(device_type, start.footprint.name), start.rate_micros, now)
         self._running = RunningJob(
             job_id=job.job_id,
             team_id=job.team_id,
@@ -99,8 +99,8 @@ class Execution:
             for hold in running.holds
             if hold.device_id in devices
         )
-        device_type = devices[first.device_id].device_type if first.device_id in devices else "*"
-        self._begin(self._job.seconds_on(device_type), rate, now)
+        device_type = devices[first.device_id].device_type if first.device_id in devices else ANY_TYPE
+        self._begin(self._job.seconds_on(device_type, ""), rate, now)
         ids = tuple(hold.device_id for hold in running.holds)
         self.record.intervals.append(Interval(started_at=now, ended_at=None, rate_micros=rate, device_ids=ids))
 

@@ -14,15 +14,19 @@ ANY_TYPE = "*"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulatedJob:
     """`queued` is what is submitted, at `queued.queued_at`. `seconds_by_type` is how long it really runs, from its first
-    step to its last, by device type (`*` for the rest)."""
+    step to its last, by device type (`*` for the rest); None when it takes what its footprint says, as in a forecast."""
 
     queued: QueuedJob
-    seconds_by_type: Mapping[str, float]
+    seconds_by_type: Mapping[str, float] | None = None
 
-    def seconds_on(self, device_type: str) -> float:
-        """The true duration on devices of this type. Raises KeyError if it was never said."""
-        found = self.seconds_by_type.get(device_type)
-        return self.seconds_by_type[ANY_TYPE] if found is None else found
+    def seconds_on(self, device_type: str, footprint: str) -> float:
+        """The true duration on devices of this type, in the footprint of that name. Raises KeyError if never said."""
+        seconds = self.seconds_by_type
+        if seconds is None:
+            named = {each.name: each.seconds_by_type for each in self.queued.footprints}
+            seconds = named.get(footprint) or self.queued.footprints[0].seconds_by_type
+        found = seconds.get(device_type)
+        return seconds[ANY_TYPE] if found is None else found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
