@@ -118,6 +118,11 @@ class TeamBook:
             del self.users[job.user_id]
         self._clock.remove(job_id)
 
+    @property
+    def to_guarantee(self) -> int:
+        """How much more the team may have before it borrows, in micros."""
+        return self.terms.guarantee_micros - self.rate_micros
+
     def rate_of(self, job_id: str) -> int:
         return self._rates[job_id]
 

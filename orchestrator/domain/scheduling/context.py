@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from orchestrator.domain.scheduling.actions import Decision, Preempt, PreemptionRule, Start
+from orchestrator.domain.scheduling.device_index import BinKey
 from orchestrator.domain.scheduling.facts import Footprint, RunningJob
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import WITHIN_LEVELS, Level
@@ -35,6 +36,7 @@ class Pass:
         self.alive: set[Shape] = set()
         self.full: set[tuple[Spot, frozenset[str] | None]] = set()
         self.has_grown = False
+        self._most: dict[int, dict[BinKey, int]] = {}
         self._tallies: dict[str, Tally] = {}
         self._taken: list[Waiting] = []
 
@@ -54,20 +56,33 @@ class Pass:
         """Find out which shapes may fit, on the rooms as they are now."""
         self.full.clear()
         self.has_grown = False
-        rooms = self.state.rooms
+        self._most.clear()
         self.alive = {
             shape
             for shape in self.state.shapes
-            if any(spot.rates and (rooms.has_room(spot.ask) or self.has_pinned_room(spot)) for spot in shape.spots)
+            if any(self._may_fit(spot) or self.has_pinned_room(spot) for spot in shape.spots)
         }
+
+    def _may_fit(self, spot: Spot) -> bool:
+        """Whether open devices may hold the spot; False is certain, True leaves a gang's details to be seen."""
+        ask = spot.ask
+        is_loose = ask.replicas > 1 and (ask.exclusive or not ask.same_node)
+        replicas = 1 if is_loose else ask.replicas
+        most = self._most.get(replicas)
+        if most is None:
+            most = self._most[replicas] = self.state.rooms.most_free(replicas)
+        if is_loose:
+            return any(most.get(key, -1) >= ask.bytes_by_kind[key[2]] for key, _ in spot.needs)
+        return any(most.get(key, -1) >= needed for key, needed in spot.needs)
 
     def has_pinned_room(self, spot: Spot) -> bool:
         """Whether a device that somebody has pinned has the bytes now."""
         for device_id in self.overlay.pinned:
             room = self.state.rooms.devices[device_id]
-            needed = spot.ask.needs_on(room)
-            if needed is not None and needed <= room.free_bytes:
-                return True
+            if room.free_bytes > 0:
+                needed = spot.ask.needs_on(room)
+                if needed is not None and needed <= room.free_bytes:
+                    return True
         return False
 
     def note_failure(self, shape: Shape) -> None:

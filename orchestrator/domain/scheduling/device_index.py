@@ -45,10 +45,17 @@ class Ties(Generic[_S]):
             if len(self._heap) > 4 * len(self.live) + 64:
                 self._heap = None
 
+    def touch(self, thing: _S) -> None:
+        """Note that it has become fuller or emptier."""
+        if self._heap is not None:
+            self.put(thing)
+
     def best(self) -> _S:
         """The one on the fullest node, then by id."""
         if len(self.live) <= _FEW:
             self._heap = None
+            if len(self.live) == 1:
+                return next(iter(self.live.values()))
             return min(self.live.values(), key=_fullness)
         if self._heap is None:
             self._heap = [thing.fullness for thing in self.live.values()]
@@ -108,18 +115,19 @@ class Bin(Generic[_S]):
 
 
 class Bins(Generic[_S]):
-    """All bins, smallest first. Things are put and dropped by the bin and the free bytes that they have then."""
+    """All bins, smallest first."""
 
     def __init__(self) -> None:
         self.bins: dict[BinKey, Bin[_S]] = {}
         self._order: list[BinKey] = []
 
-    def put(self, key: BinKey, free: int, thing: _S) -> None:
+    def bin_of(self, key: BinKey) -> Bin[_S]:
+        """The bin of that key, a new one if there is none."""
         found = self.bins.get(key)
         if found is None:
             found = self.bins[key] = Bin()
             insort(self._order, key)
-        found.put(free, thing)
+        return found
 
     def by_size(self, needs: Callable[[BinKey], int | None]) -> Iterator[tuple[BinKey, int, Bin[_S]]]:
         """The bins where `needs` says how many bytes are needed (None: not there), smallest devices first."""

@@ -10,6 +10,9 @@ from orchestrator.domain.scheduling.pins import find_pins, moment_of
 from orchestrator.domain.scheduling.shapes import Shape
 from orchestrator.domain.scheduling.tallies import has_means
 
+SLIP_SECONDS = 60.0
+"""How late a pinned device may become before others are looked at: estimates move with every report."""
+
 
 class Holding:
     """The holders of one pass."""
@@ -61,13 +64,16 @@ class Holding:
         return has_means(waiting.job, waiting.shape.spots, tally.budget_left)
 
     def _refresh(self, waiting: Waiting, pins: tuple[Pin, ...]) -> None:
-        """Same devices, by today's estimates; others only where the old ones have slipped and others are sooner."""
+        """Same devices at the same moment, until it has slipped by a minute; then the soonest by today's estimates."""
         overlay, job_id = self._found.overlay, waiting.job.job_id
         offers = overlay.own_offers(job_id)
         rooms = self._found.state.rooms.devices
         at = max(moment_of(rooms[pin.device_id], pin.bytes, offers, overlay, self._found.now) for pin in pins)
+        promised = max(pin.at for pin in pins)
+        if promised <= at <= promised + SLIP_SECONDS:
+            return
         best = tuple(replace(pin, at=at) for pin in pins)
-        if at > max(pin.at for pin in pins):
+        if at > promised:
             moved = self.soonest(waiting)
             best = moved if moved and moved[0].at < at else best
         overlay.unpin(job_id)

@@ -12,7 +12,7 @@ from orchestrator.domain.scheduling.device_index import BinKey
 from orchestrator.domain.scheduling.evictions import Eviction, choose_eviction, scopes_around
 from orchestrator.domain.scheduling.facts import PriorityClass
 from orchestrator.domain.scheduling.preemption import Starter, Victim, as_victim, borrowed_share
-from orchestrator.domain.scheduling.rooms import Ask
+from orchestrator.domain.scheduling.rooms import Ask, DeviceRoom
 from orchestrator.domain.scheduling.shapes import Shape
 
 
@@ -68,8 +68,19 @@ class Hunt:
         rooms = self._found.state.rooms
         if ask.replicas == 1 and starter.over_micros <= 0:
             device_ids = [device_id for device_id in device_ids if self._may_fit(ask, device_id)]
-        scopes = scopes_around(rooms, starter, ask, device_ids)
+        scopes = (scope for scope in scopes_around(rooms, starter, ask, device_ids) if self._may_hold_gang(scope, ask))
         return choose_eviction(scopes, starter, ask, self._on, self._found.tally)
+
+    def _may_hold_gang(self, scope: list[DeviceRoom], ask: Ask) -> bool:
+        """Whether enough devices would have the bytes if all victims left."""
+        if ask.replicas == 1:
+            return True
+        needed = ask.bytes_by_kind.get(scope[0].kind)
+        if needed is None:
+            return False
+        on, offers = self._bytes_on, ask.offers
+        frees = [room.free_bytes + on.get(room.device_id, 0) + offers.get(room.device_id, 0) for room in scope]
+        return sum(free >= needed for free in frees) >= ask.replicas
 
     def _may_fit(self, ask: Ask, device_id: str) -> bool:
         room = self._found.state.rooms.devices[device_id]

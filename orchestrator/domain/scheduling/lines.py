@@ -38,7 +38,7 @@ class Lines:
     def __init__(self) -> None:
         self._lanes: dict[PriorityClass, dict[int, dict[str, Lane]]] = {each: {} for each in PriorityClass}
         self.shapes: dict[Shape, int] = {}
-        self.size = 0
+        self._least_rate: float | None = None
 
     def add(self, waiting: Waiting) -> None:
         job = waiting.job
@@ -47,8 +47,9 @@ class Lines:
         if lane is None:
             lane = lanes[job.user_id] = Lane(user_id=job.user_id)
         insort(lane.entries, (waiting.rank, job.job_id, waiting), key=_entry_key)
+        if waiting.shape not in self.shapes:
+            self._least_rate = None
         self.shapes[waiting.shape] = self.shapes.get(waiting.shape, 0) + 1
-        self.size += 1
 
     def remove(self, waiting: Waiting) -> None:
         job = waiting.job
@@ -62,13 +63,19 @@ class Lines:
         self.shapes[waiting.shape] -= 1
         if not self.shapes[waiting.shape]:
             del self.shapes[waiting.shape]
-        self.size -= 1
+            self._least_rate = None
 
     @property
     def least_rate(self) -> float:
         """The least that any of the jobs would count for, in micros; infinity when none of them can run."""
-        rates = (shape.least_rate for shape in self.shapes if shape.least_rate is not None)
-        return min(rates, default=inf)
+        if self._least_rate is None:
+            rates = (shape.least_rate for shape in self.shapes if shape.least_rate is not None)
+            self._least_rate = min(rates, default=inf)
+        return self._least_rate
+
+    def forget_rates(self) -> None:
+        """The pool has changed, and with it what jobs count for."""
+        self._least_rate = None
 
     def has_any(self, shapes: Collection[Shape]) -> bool:
         """Whether a job of one of these shapes waits."""
@@ -76,9 +83,9 @@ class Lines:
             return any(shape in shapes for shape in self.shapes)
         return any(shape in self.shapes for shape in shapes)
 
-    def has(self, classes: tuple[PriorityClass, ...]) -> bool:
-        """Whether a job of one of these classes waits."""
-        return any(self._lanes[each] for each in classes)
+    def has(self, priority_class: PriorityClass) -> bool:
+        """Whether a job of this class waits."""
+        return bool(self._lanes[priority_class])
 
     def priorities(self, classes: tuple[PriorityClass, ...]) -> list[int]:
         """All priorities among these classes, the highest first."""

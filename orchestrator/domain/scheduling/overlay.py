@@ -13,7 +13,7 @@ class Overlay:
         self._state = state
         self._now = now
         self._rooms = state.rooms
-        self._taken: list[tuple[str, int]] = []
+        self._taken: dict[str, int] = {}
         self._closed: list[str] = []
         self._started_on: dict[str, list[tuple[float, int]]] = {}
         self._lock_bytes: dict[str, dict[str, int]] = {}
@@ -23,14 +23,15 @@ class Overlay:
 
     def undo(self) -> None:
         """Leave the rooms as they were found."""
-        for device_id, size_bytes in reversed(self._taken):
-            self._rooms.give(device_id, size_bytes)
+        for device_id, size_bytes in self._taken.items():
+            if size_bytes:
+                self._rooms.give(device_id, size_bytes)
         for device_id in self._closed:
             self._rooms.open(device_id, is_open=self._state.devices[device_id].schedulable)
 
     def take(self, device_id: str, size_bytes: int) -> None:
         self._rooms.take(device_id, size_bytes)
-        self._taken.append((device_id, size_bytes))
+        self._taken[device_id] = self._taken.get(device_id, 0) + size_bytes
 
     def start(self, holds: Iterable[Hold], ends_at: float) -> None:
         """Take the holds of a job that starts now."""
@@ -77,14 +78,10 @@ class Overlay:
         return {**pinned, **self._lock_bytes.get(job_id, {})}
 
     def departures(self, device_id: str) -> list[tuple[float, int]]:
-        """When bytes of the device are expected to come free, soonest first: (moment, bytes). Late ones leave now."""
+        """When bytes of the device were expected to come free, soonest first: (moment, bytes)."""
         found = self._state.departures(device_id)
         started = self._started_on.get(device_id)
-        if started is not None:
-            found = sorted([*found, *started])
-        if found and found[0][0] < self._now:
-            return [(max(at, self._now), size_bytes) for at, size_bytes in found]
-        return found
+        return found if started is None else sorted([*found, *started])
 
     def end_of(self, job_id: str) -> float:
         """When a running job is expected to be gone; now, when it is late."""
@@ -93,4 +90,4 @@ class Overlay:
     def free_at(self, device_id: str, moment: float) -> int:
         """The bytes expected to be free at that moment if nothing more starts."""
         free = self._rooms.devices[device_id].free_bytes
-        return free + sum(size for at, size in self.departures(device_id) if at <= moment)
+        return free + sum(size for at, size in self.departures(device_id) if max(at, self._now) <= moment)

@@ -31,11 +31,33 @@ def find_pins(job_id: str, ask: Ask, rooms: Rooms, overlay: Overlay, now: float)
 
     Devices that others have pinned are left to them.
     """
+    if ask.replicas == 1:
+        best = [slot] if (slot := _soonest_device(ask, rooms, overlay, now)) else []
+    else:
+        best = _soonest_gang(ask, rooms, overlay, now)
+    at = best[-1].at if best else now
+    return tuple(Pin(device_id=slot.room.device_id, job_id=job_id, bytes=slot.bytes, at=at) for slot in best)
+
+
+def _soonest_device(ask: Ask, rooms: Rooms, overlay: Overlay, now: float) -> Slot | None:
+    """Looks at every device that is large enough, and at no more departures than it has to."""
+    best: Slot | None = None
+    for key, devices in rooms.by_key.items():
+        if ask.needs_in(key) is None:
+            continue
+        for room in devices:
+            slot = soonest_slot(room, ask, overlay, now, inf if best is None else best.at)
+            if slot is not None and (best is None or slot.key < best.key):
+                best = slot
+    return best
+
+
+def _soonest_gang(ask: Ask, rooms: Rooms, overlay: Overlay, now: float) -> list[Slot]:
     shelves: dict[tuple[str, str], list[Slot]] = {}
-    for room in rooms.devices.values():
-        slot = soonest_slot(room, ask, overlay, now)
-        if slot is not None:
-            shelves.setdefault((room.device_type, room.node.name), []).append(slot)
+    for shelf in rooms.shelves:
+        slots = [slot for room in shelf.devices if (slot := soonest_slot(room, ask, overlay, now))]
+        if slots:
+            shelves[shelf.device_type, shelf.node.name] = slots
     choices = [
         sorted(shelf, key=lambda slot: slot.key)[: ask.replicas]
         for shelf in shelves.values()
@@ -43,9 +65,7 @@ def find_pins(job_id: str, ask: Ask, rooms: Rooms, overlay: Overlay, now: float)
     ]
     if not choices and not ask.same_node:
         choices = _across_nodes(shelves, ask.replicas)
-    best = min(choices, key=lambda slots: slots[-1].key, default=[])
-    at = best[-1].at if best else now
-    return tuple(Pin(device_id=slot.room.device_id, job_id=job_id, bytes=slot.bytes, at=at) for slot in best)
+    return min(choices, key=lambda slots: slots[-1].key, default=[])
 
 
 def _across_nodes(shelves: dict[tuple[str, str], list[Slot]], replicas: int) -> list[list[Slot]]:
@@ -55,22 +75,27 @@ def _across_nodes(shelves: dict[tuple[str, str], list[Slot]], replicas: int) -> 
     return [sorted(slots, key=lambda slot: slot.key)[:replicas] for slots in by_type.values() if len(slots) >= replicas]
 
 
-def soonest_slot(room: DeviceRoom, ask: Ask, overlay: Overlay, now: float) -> Slot | None:
-    """When the device can hold one replica, as far as estimates tell; None if never, or pinned by somebody else."""
+def soonest_slot(room: DeviceRoom, ask: Ask, overlay: Overlay, now: float, until: float = inf) -> Slot | None:
+    """When the device can hold one replica, as far as estimates tell.
+
+    None if that is never or after `until`, or if somebody else has pinned it.
+    """
     needed = ask.needs_on(room)
     if needed is None or not (room.is_open or room.device_id in ask.offers):
         return None
     at = moment_of(room, needed, ask.offers, overlay, now)
-    return None if at == inf else Slot(at=at, room=room, bytes=needed)
+    return None if at == inf or at > until else Slot(at=at, room=room, bytes=needed)
 
 
 def moment_of(room: DeviceRoom, needed: int, offers: Mapping[str, int], overlay: Overlay, now: float) -> float:
-    """When so many bytes are expected to be free for a job with these offers; infinity for never."""
-    free = room.free_bytes + offers.get(room.device_id, 0)
+    """When so many bytes are expected to be free for a job with these offers; infinity for never. Late jobs end now."""
+    free = room.free_bytes
+    if offers:
+        free += offers.get(room.device_id, 0)
     if needed <= free:
         return now
     for at, size_bytes in overlay.departures(room.device_id):
         free += size_bytes
         if needed <= free:
-            return at
+            return max(at, now)
     return inf

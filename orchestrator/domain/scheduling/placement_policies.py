@@ -80,26 +80,33 @@ def _best_of_ties(ties: Ties[DeviceRoom], ask: Ask) -> DeviceRoom | None:
 
 def choose_gang(rooms: Rooms, ask: Ask) -> tuple[str, ...] | None:
     """The devices of a gang: the best node that holds all of it, else (unless `same_node`) as few nodes as possible."""
-    if ask.offers or ask.exclusive or ask.warm_nodes or ask.allows_node is not None:
-        shelves: Iterable[Shelf] = rooms.shelves
-    else:
-        shelves = _tightest_shelves(rooms, ask)
-    best = min((choice for shelf in shelves if (choice := _on_shelf(shelf, ask))), key=lambda c: c[0], default=None)
+    choices = (choice for shelf in _promising_shelves(rooms, ask) if (choice := _on_shelf(shelf, ask)))
+    best = min(choices, key=lambda choice: choice[0], default=None)
     if best is not None:
         return tuple(room.device_id for room in best[1])
     return None if ask.same_node else _spread_gang(rooms, ask)
 
 
-def _tightest_shelves(rooms: Rooms, ask: Ask) -> Iterator[Shelf]:
-    """The best shelf of each bin, as far as the bins of the smallest devices that suffice."""
+def _promising_shelves(rooms: Rooms, ask: Ask) -> Iterator[Shelf]:
+    """The shelves among which the best is: the tightest ones, and those with devices that count otherwise."""
+    if ask.allows_node is not None:
+        yield from rooms.shelves
+        return
+    for device_id in ask.offers:
+        room = rooms.devices.get(device_id)
+        if room is not None:
+            yield room.node.shelves[room.device_type]
     least: int | None = None
-    for (usable, _, _), needed, each in rooms.gang_bins(ask.replicas).by_size(ask.needs_in):
-        if least is not None and usable > least:
+    for key, _, each in rooms.gang_bins(ask.replicas).by_size(ask.needs_in):
+        if least is not None and key[0] > least:
             return
-        ties = each.tightest(needed)
-        if ties is not None:
-            least = usable
-            yield ties.best()
+        for ties in each.from_tightest(ask.bytes_by_kind[key[2]]):
+            shelves = list(ties.live.values()) if ask.warm_nodes or ask.exclusive else [ties.best()]
+            holding = [shelf for shelf in shelves if not ask.exclusive or _on_shelf(shelf, ask)]
+            yield from holding
+            if holding:
+                least = key[0]
+                break
 
 
 _ShelfKey = tuple[int, int, bool, int, str]

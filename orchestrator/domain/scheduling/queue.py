@@ -60,7 +60,7 @@ def _level_order(queue: _Queue, level: Level, turn: int | None) -> Iterator[Wait
     lines = {
         team_id: queue.line(team_id, level, turn)
         for team_id, line in queue.state.lines.items()
-        if line.has(_classes(level))
+        if any(line.has(each) for each in _classes(level))
     }
     heap = [(queue.tallies[team_id].share, team_id) for team_id in lines]
     heapify(heap)

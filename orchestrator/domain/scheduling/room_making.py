@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from orchestrator.domain.scheduling.actions import PreemptionRule
+from orchestrator.domain.scheduling.books import TeamBook
 from orchestrator.domain.scheduling.context import Pass
 from orchestrator.domain.scheduling.evictions import Eviction
 from orchestrator.domain.scheduling.facts import Footprint, Lock, PriorityClass
 from orchestrator.domain.scheduling.hunts import Hunt
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter
+from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter, is_exempt
 from orchestrator.domain.scheduling.rooms import Ask
 from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.sharing import goes_first
@@ -26,21 +27,32 @@ class RoomMaking:
         self._found = found
         self._hunts: dict[GroupKey, Hunt] = {}
         self._hopeful: dict[GroupKey, set[Shape]] = {}
-        self._borrowers: list[str] | None = None
+        self.generation = 0
+        self._borrowers: set[str] | None = None
         books = found.state.books
         self._idle_teams = [team_id for team_id, book in books.items() if book.classes[PriorityClass.IDLE]]
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no borrower could have anybody leave, judged roughly: no idle jobs run, and no urgent ones wait."""
+        rules, lines = self._found.rules, self._found.state.lines.values()
+        if rules.borrower_fairness or rules.turns_hours or self._idle_teams:
+            return not rules.preemption
+        return not rules.preemption or not any(each.has(PriorityClass.URGENT) for each in lines)
+
     def forget(self) -> None:
         """Judge everything anew: the figures have changed."""
+        self.generation += 1
         self._hunts.clear()
         self._hopeful.clear()
         self._borrowers = None
 
-    def hopeful(self, team_id: str, priority_class: PriorityClass, level: Level, turn: int) -> set[Shape]:
+    def hopeful(self, book: TeamBook, priority_class: PriorityClass, level: Level, turn: int) -> set[Shape]:
         """The shapes that others might leave for, when a job of this sort asks."""
-        key = self._group(team_id, priority_class, level, turn)
+        key = self._group(book, priority_class, level, turn)
         if key is None:
             return set()
+        team_id = book.terms.team_id
         hopeful = self._hopeful.get(key)
         if hopeful is None:
             hopeful = self._hopeful[key] = {shape for shape in self._found.state.shapes if shape.least_rate is not None}
@@ -55,26 +67,42 @@ class RoomMaking:
             if not any(spot.rates and hunt.may_hold(spot.ask) for spot in shape.spots):
                 hopeful.discard(shape)
 
-    def has_own(self, team_id: str, priority_class: PriorityClass) -> bool:
+    def has_own(self, book: TeamBook, priority_class: PriorityClass) -> bool:
         """Whether the team itself runs something of a lower class."""
         rank = CLASS_RANKS[priority_class]
-        classes = self._found.state.books[team_id].classes
-        return any(count and CLASS_RANKS[each] > rank for each, count in classes.items())
+        return any(count and CLASS_RANKS[each] > rank for each, count in book.classes.items())
 
-    def _group(self, team_id: str, priority_class: PriorityClass, level: Level, turn: int) -> GroupKey | None:
-        """What decides on the victims of a starter; None if it cannot have any."""
+    def _group(self, book: TeamBook, priority_class: PriorityClass, level: Level, turn: int) -> GroupKey | None:
+        """What decides on the victims of a starter; None if it cannot have any.
+
+        A team's own idle jobs are everybody's victims, so only urgent jobs have victims that are nobody else's.
+        """
         rules = self._found.rules
         if level in IDLE_LEVELS or not rules.preemption:
             return None
         is_within = level in WITHIN_LEVELS
-        has_borrowers = any(other != team_id for other in self._borrowing_teams())
-        has_own = self.has_own(team_id, priority_class)
+        team_id, borrowers = book.terms.team_id, self._borrowing_teams()
+        has_borrowers = len(borrowers) > (team_id in borrowers)
+        has_own = self.has_own(book, priority_class)
         is_fair = rules.borrower_fairness and has_borrowers and not is_within
-        has_turns = bool(rules.turns_hours) and not is_within
+        has_turns = not is_within and turn < self._last_turn()
         if not (has_own or self._idle_teams or is_fair or has_turns or (is_within and has_borrowers)):
             return None
-        own = (team_id, CLASS_RANKS[priority_class]) if has_own or is_fair or has_turns else None
+        is_particular = (has_own and priority_class is PriorityClass.URGENT) or is_fair
+        own = (team_id, priority_class) if is_particular else None
         return is_within, own, turn if has_turns else None
+
+    def _last_turn(self) -> int:
+        """The last turn of any job that runs and may be asked to leave; 0 without turns."""
+        found = self._found
+        if not found.rules.turns_hours:
+            return 0
+        return found.turns.last_of(
+            (job, book.rate_of(job.job_id))
+            for book in found.state.books.values()
+            for job in book.running.values()
+            if not is_exempt(job, found.rules, found.now)
+        )
 
     def _hunt(self, key: GroupKey, team_id: str, priority_class: PriorityClass, level: Level, turn: int) -> Hunt:
         hunt = self._hunts.get(key)
@@ -89,10 +117,10 @@ class RoomMaking:
             teams.update(self._borrowing_teams())
         return teams
 
-    def _borrowing_teams(self) -> list[str]:
+    def _borrowing_teams(self) -> set[str]:
         if self._borrowers is None:
             teams = self._found.state.books
-            self._borrowers = [team_id for team_id in teams if self._found.tally(team_id).above_guarantee > 0]
+            self._borrowers = {team_id for team_id in teams if self._found.tally(team_id).above_guarantee > 0}
         return self._borrowers
 
     def try_preempt(self, waiting: Waiting, level: Level) -> bool:
@@ -101,10 +129,15 @@ class RoomMaking:
         rate, tally = waiting.shape.least_rate or 0, found.tally(job.team_id)
         headroom = min(tally.to_ceiling, tally.to_guarantee) if level in WITHIN_LEVELS else tally.to_ceiling
         over = max(0.0, rate - tally.to_ceiling) if level not in WITHIN_LEVELS else 0
-        if over > 0 and not self.has_own(job.team_id, job.priority_class):
+        if over > 0 and not self.has_own(tally.book, job.priority_class):
             return False
+<<<<<<< HEAD
         turn = found.turns.of_waiting(waiting)
         hopeful = self.hopeful(job.team_id, job.priority_class, level, turn)
+=======
+        turn = attained_turn(job.attained_seconds, found.rules)
+        hopeful = self.hopeful(tally.book, job.priority_class, level, turn)
+>>>>>>> sched
         if waiting.shape not in hopeful:
             return False
         starter = Starter(
@@ -130,7 +163,7 @@ class RoomMaking:
     def _make_room(
         self, waiting: Waiting, way: tuple[Spot, Footprint], types: frozenset[str] | None, starter: Starter
     ) -> bool:
-        key = self._group(starter.team_id, starter.priority_class, starter.level, starter.turn)
+        key = self._group(self._found.state.books[starter.team_id], starter.priority_class, starter.level, starter.turn)
         if key is None:
             return False
         ask = self._ask(waiting, way[0], types, starter.level)

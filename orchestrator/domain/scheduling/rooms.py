@@ -4,10 +4,10 @@ Free bytes are whole numbers of bytes and already exclude what runs, what is hel
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from orchestrator.domain.placement import DeviceKind
-from orchestrator.domain.scheduling.device_index import BinKey, Bins
+from orchestrator.domain.scheduling.device_index import Bin, BinKey, Bins
 from orchestrator.domain.scheduling.facts import SharedDevice
 
 NOT_OFFERED = -1
@@ -34,6 +34,7 @@ class DeviceRoom:
     usable_bytes: int
     weight_micros: int
     free_bytes: int
+    bin: Bin["DeviceRoom"]
     is_open: bool = True
 
     @property
@@ -121,12 +122,14 @@ class Rooms:
         self.nodes: dict[str, NodeRoom] = {}
         self.bins: Bins[DeviceRoom] = Bins()
         self.shelves: list[Shelf] = []
+        self.by_key: dict[BinKey, list[DeviceRoom]] = {}
         self._shelf_bins: dict[int, Bins[Shelf]] = {}
         self._moved: dict[Shelf, None] = {}
         for device in sorted(devices, key=lambda device: device.device_id):
             self._add(device)
         for room in self.devices.values():
-            self._file(room)
+            if room.is_open:
+                room.bin.put(room.free_bytes, room)
 
     def _add(self, device: SharedDevice) -> None:
         node = self.nodes.setdefault(device.node_name, NodeRoom(name=device.node_name))
@@ -138,9 +141,11 @@ class Rooms:
             usable_bytes=device.usable_bytes,
             weight_micros=device.weight_micros,
             free_bytes=device.usable_bytes - device.held_bytes,
+            bin=self.bins.bin_of((device.usable_bytes, device.device_type, device.kind)),
             is_open=device.schedulable,
         )
         self.devices[device.device_id] = room
+        self.by_key.setdefault((room.usable_bytes, room.device_type, room.kind), []).append(room)
         node.devices.append(room)
         node.free_bytes += room.free_bytes
         shelf = node.shelves.get(room.device_type)
@@ -153,11 +158,15 @@ class Rooms:
         """Remove bytes from what is free. A device may go below nothing when it shrank under what runs on it."""
         room = self.devices[device_id]
         node = room.node
-        self._unfile(room)
+        if room.is_open:
+            room.bin.drop(room.free_bytes, device_id)
         room.free_bytes -= size_bytes
         node.free_bytes -= size_bytes
+        if room.is_open:
+            room.bin.put(room.free_bytes, room)
         for sibling in node.devices:
-            self._file(sibling)
+            if sibling.is_open and sibling is not room:
+                sibling.bin.ties[sibling.free_bytes].touch(sibling)
         self._note(room)
 
     def give(self, device_id: str, size_bytes: int) -> None:
@@ -169,22 +178,21 @@ class Rooms:
         room = self.devices[device_id]
         if room.is_open == is_open:
             return
-        self._unfile(room)
+        if is_open:
+            room.bin.put(room.free_bytes, room)
+        else:
+            room.bin.drop(room.free_bytes, device_id)
         room.is_open = is_open
-        self._file(room)
         self._note(room)
 
     def fitting(self, ask: Ask) -> Iterable[DeviceRoom]:
         """Every device on which one replica of `ask` fits now, by device id. Looks at all devices."""
         return (room for room in self.devices.values() if ask.fits(room))
 
-    def has_room(self, ask: Ask) -> bool:
-        """Whether the open devices may hold the ask; False is certain, True leaves a gang's details to be seen."""
-        if ask.replicas > 1 and (ask.exclusive or not ask.same_node):
-            single = replace(ask, exclusive=False)
-            return any(each.most >= needed for _, needed, each in self.bins.by_size(single.needs_in))
-        bins: Bins[DeviceRoom] | Bins[Shelf] = self.bins if ask.replicas == 1 else self.gang_bins(ask.replicas)
-        return any(each.most >= needed for _, needed, each in bins.by_size(ask.needs_in))
+    def most_free(self, replicas: int) -> dict[BinKey, int]:
+        """By bin, the most bytes that so many open devices of one node have free."""
+        bins: Bins[DeviceRoom] | Bins[Shelf] = self.bins if replicas == 1 else self.gang_bins(replicas)
+        return {key: each.most for key, each in bins.bins.items()}
 
     def gang_bins(self, replicas: int) -> Bins[Shelf]:
         """Shelves by the free bytes of their `replicas`-th emptiest device."""
@@ -196,18 +204,10 @@ class Rooms:
         self._moved.clear()
         return self._shelf_bins[replicas]
 
-    def _file(self, room: DeviceRoom) -> None:
-        if room.is_open:
-            self.bins.put((room.usable_bytes, room.device_type, room.kind), room.free_bytes, room)
-
-    def _unfile(self, room: DeviceRoom) -> None:
-        if room.is_open:
-            key = (room.usable_bytes, room.device_type, room.kind)
-            self.bins.bins[key].drop(room.free_bytes, room.device_id)
-
     def _note(self, room: DeviceRoom) -> None:
         if self._shelf_bins:
-            self._moved.update(dict.fromkeys(room.node.shelves.values()))
+            for shelf in room.node.shelves.values():
+                self._moved[shelf] = None
 
     def _refile(self, shelf: Shelf) -> None:
         for replicas, bins in self._shelf_bins.items():
@@ -217,4 +217,4 @@ class Rooms:
             free = shelf.kth_free(replicas)
             if free > 0:
                 shelf.filed[replicas] = (shelf.key, free)
-                bins.put(shelf.key, free, shelf)
+                bins.bin_of(shelf.key).put(free, shelf)

@@ -6,6 +6,7 @@ A spot is one footprint's room: its bytes, replicas and device types. A shape is
 from collections.abc import Iterable, Iterator, Mapping
 
 from orchestrator.domain.placement import DeviceKind
+from orchestrator.domain.scheduling.device_index import BinKey
 from orchestrator.domain.scheduling.facts import QueuedJob, SharedDevice
 from orchestrator.domain.scheduling.rooms import Ask
 
@@ -19,25 +20,30 @@ def rate_micros(weight_micros: int, held_bytes: int, usable_bytes: int) -> int:
 
 
 class Spot:
-    """`rates` is the most that the job would count for on each device type that can hold it, empty."""
+    """`rates` is the most that the job would count for on each device type that can hold it, empty; `needs` are the
+    bytes of one replica in each bin of such devices."""
 
-    __slots__ = ("ask", "rates")
+    __slots__ = ("ask", "most_rate", "needs", "rates")
 
     def __init__(self, ask: Ask, variants: Iterable[Variant]) -> None:
         self.ask = ask
         self.rates: dict[str, int] = {}
+        self.needs: list[tuple[BinKey, int]] = []
+        self.most_rate = 0
         self.weigh(variants)
 
     def weigh(self, variants: Iterable[Variant]) -> None:
         """Work out `rates` for a pool of these variants."""
-        self.rates = {}
+        self.rates, self.needs = {}, []
         for device_type, kind, usable, weight in variants:
-            needed = self.ask.bytes_by_kind.get(kind)
-            allowed = self.ask.device_types is None or device_type in self.ask.device_types
-            if needed is None or needed > usable or not allowed:
+            key = (usable, device_type, kind)
+            needed = self.ask.needs_in(key)
+            if needed is None:
                 continue
-            rate = weight if self.ask.exclusive else rate_micros(weight, needed, usable)
+            self.needs.append((key, needed))
+            rate = rate_micros(weight, needed, usable)
             self.rates[device_type] = max(self.rates.get(device_type, 0), rate * self.ask.replicas)
+        self.most_rate = max(self.rates.values(), default=0)
 
 
 class Shape:
@@ -91,19 +97,20 @@ class Shapes:
         if shape.jobs == 0:
             del self._shapes[shape.key]
 
-    def set_pool(self, devices: Iterable[SharedDevice]) -> None:
-        """Weigh everything anew when the sorts of devices have changed."""
+    def set_pool(self, devices: Iterable[SharedDevice]) -> bool:
+        """Weigh everything anew when the sorts of devices have changed; whether they have."""
         variants = tuple(
             sorted({(d.device_type, d.kind, d.usable_bytes, d.weight_micros) for d in devices if d.schedulable})
         )
         if variants == self._variants:
-            return
+            return False
         self._variants = variants
         self._spots = {key: spot for shape in self._shapes.values() for key, spot in _keyed(shape)}
         for spot in self._spots.values():
             spot.weigh(variants)
         for shape in self._shapes.values():
             shape.settle()
+        return True
 
     def _spot(self, key: object, job: QueuedJob, bytes_by_kind: Mapping[str, int]) -> Spot:
         spot = self._spots.get(key)

@@ -60,7 +60,9 @@ class State:
         else:
             self._rebuild()
         self.capacity_micros = sum(device.weight_micros for device in found.values() if device.schedulable)
-        self.shapes.set_pool(found.values())
+        if self.shapes.set_pool(found.values()):
+            for lines in self.lines.values():
+                lines.forget_rates()
 
     def _rebuild(self) -> None:
         self.rooms = Rooms(self.devices.values())
@@ -168,7 +170,7 @@ class State:
     def turns(self, now: float) -> Turns:
         """Whose turn it is at this moment."""
         backlog = backlog_seconds(self.shapes, self.capacity_micros) if self.rules.turns_hours else 0.0
-        return Turns(rules=self.rules, now=now, backlog_seconds=backlog)
+        return Turns(self.rules, now, backlog_seconds=backlog)
 
     def set_locks(self, locks: Iterable[Lock]) -> None:
         self.version += 1

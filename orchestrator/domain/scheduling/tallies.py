@@ -81,6 +81,8 @@ def allowed_types(
     spot: Spot, footprint: Footprint, *, headroom: float, budget_left: int | None
 ) -> frozenset[str] | None:
     """The device types on which the footprint keeps within the share and the money left; ALL_TYPES without a limit."""
+    if budget_left is None and spot.most_rate <= headroom:
+        return ALL_TYPES if spot.rates else frozenset()
     costs = footprint.cost_usd_micros if budget_left is not None else {}
     allowed = [
         device_type

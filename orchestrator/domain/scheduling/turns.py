@@ -10,7 +10,7 @@ everybody waits for a day, nobody can be spared an hour's wait. What a job has w
 while it runs. Measured in decision 0017.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from orchestrator.domain.scheduling.facts import Rules, RunningJob
 from orchestrator.domain.scheduling.lines import Waiting
@@ -30,13 +30,21 @@ def backlog_seconds(shapes: Shapes, capacity_micros: int) -> float:
     return waiting / max(capacity_micros, 1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Turns:
-    """Turns as they stand at one moment."""
+    """Turns as they stand at one moment. What runs is asked for often, so it is worked out once."""
 
-    rules: Rules
-    now: float
-    backlog_seconds: float = 0.0
+    def __init__(self, rules: Rules, now: float, *, backlog_seconds: float = 0.0) -> None:
+        self.rules = rules
+        self.now = now
+        self._patience = max(rules.large_patience_seconds, rules.large_backlog_share * backlog_seconds)
+        self._running: dict[str, int] = {}
+        self._last: int | None = None
+
+    def last_of(self, jobs: Iterable[tuple[RunningJob, int]]) -> int:
+        """The last turn that any of these jobs has, each with its rate. Read once; later calls say the same."""
+        if self._last is None:
+            self._last = max((self.of_running(job, rate) for job, rate in jobs), default=0)
+        return self._last
 
     def of_waiting(self, waiting: Waiting) -> int:
         """The turn of a job that waits; 0 without turns."""
@@ -49,8 +57,13 @@ class Turns:
         """The turn of a job that runs, with what it has attained in this attempt."""
         if not self.rules.turns_hours:
             return 0
+        found = self._running.get(job.job_id)
+        if found is not None:
+            return found
         attained = job.attained_seconds + rate_micros / 1e6 * max(self.now - job.started_at, 0.0)
-        return self._turn(attained, len(job.holds), rate_micros, job.queued_at)
+        turn = self._turn(attained, len(job.holds), rate_micros, job.queued_at)
+        self._running[job.job_id] = turn
+        return turn
 
     def _turn(self, attained_seconds: float, replicas: int, rate_micros: int, queued_at: float) -> int:
         turn = 2 * sum(attained_seconds >= hours * 3600 for hours in self.rules.turns_hours)
@@ -58,7 +71,7 @@ class Turns:
             return turn
         ran_seconds = attained_seconds * 1e6 / max(rate_micros, 1)
         waited = self.now - queued_at - ran_seconds
-        if waited >= max(self.rules.large_patience_seconds, self.rules.large_backlog_share * self.backlog_seconds):
+        if waited >= self._patience:
             return _AFTER_FIRST
         if waited >= self.rules.large_wait_seconds:
             return min(turn, 2 * len(self.rules.turns_hours) - 1)
