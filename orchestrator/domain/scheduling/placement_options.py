@@ -49,7 +49,7 @@ class BestFit(_Ranked):
 class FirstFit(_Ranked):
     """The first device by id."""
 
-    def key(self, room: DeviceRoom, ask: Ask) -> Key:  # noqa: ARG002
+    def key(self, room: DeviceRoom, ask: Ask) -> Key:
         return (room.device_id,)
 
 

@@ -131,13 +131,8 @@ class RoomMaking:
         over = max(0.0, rate - tally.to_ceiling) if level not in WITHIN_LEVELS else 0
         if over > 0 and not self.has_own(tally.book, job.priority_class):
             return False
-<<<<<<< HEAD
         turn = found.turns.of_waiting(waiting)
-        hopeful = self.hopeful(job.team_id, job.priority_class, level, turn)
-=======
-        turn = attained_turn(job.attained_seconds, found.rules)
         hopeful = self.hopeful(tally.book, job.priority_class, level, turn)
->>>>>>> sched
         if waiting.shape not in hopeful:
             return False
         starter = Starter(

@@ -60,12 +60,8 @@ class Round:
 
     def _walk(self) -> bool:
         """Consider everybody once, in order. True when room was given back: then it has to be done again."""
-<<<<<<< HEAD
-        turns = range(count_turns(self.found.rules))
-=======
         hours = self.found.rules.turns_hours
-        turns = tuple(range(len(hours) + 1)) if hours else (None,)
->>>>>>> sched
+        turns = tuple(range(count_turns(self.found.rules))) if hours else (None,)
         return any(
             self._walk_level(level, turn)
             for level in Level
@@ -134,46 +130,7 @@ class Round:
         least = tally.lines.least_rate
         if level in WITHIN_LEVELS and least > tally.to_guarantee:
             return False
-<<<<<<< HEAD
-        if least > tally.to_ceiling and not any(self._making.has_own(team_id, each) for each in classes):
-            return False
-        if self.holding.has_place(level):
-            return True
-        hopes = (self._making.hopeful(team_id, each, level, turn or 0) for each in classes)
-        return line.has_any(self.found.alive) or any(line.has_any(hope) for hope in hopes)
-
-    def _classes(self, team_id: str, level: Level) -> tuple[PriorityClass, ...]:
-        terms = self.found.state.books[team_id].terms
-        return _ALL_CLASSES if level is Level.IDLE and terms.idle_when_exhausted else CLASSES_BY_LEVEL[level]
-
-    def _line(self, team_id: str, level: Level, turn: int | None) -> Iterator[Waiting]:
-        tally = self.found.tally(team_id)
-        skips = self._skipper(team_id, tally, level, turn)
-        return walk_line(tally.lines, self._classes(team_id, level), tally.users, skips)
-
-    def _skipper(self, team_id: str, tally: Tally, level: Level, turn: int | None) -> Callable[[Waiting], bool]:
-        """What need not be considered: most jobs, most of the time, so the cheapest tests come first."""
-        found, making, holding = self.found, self._making, self.holding
-        alive, special, is_within = found.alive, self._special, level in WITHIN_LEVELS
-
-        def skips(waiting: Waiting) -> bool:
-            shape, job = waiting.shape, waiting.job
-            if waiting.is_taken:
-                return True
-            if turn is not None and found.turns.of_waiting(waiting) != turn:
-                return True
-            if job.job_id in special:
-                return False
-            if shape.least_rate is None or (is_within and shape.least_rate > tally.to_guarantee):
-                return True
-            if shape in alive or (holding.has_place(level) and holding.may_pin(waiting)):
-                return False
-            return shape not in making.hopeful(team_id, job.priority_class, level, turn or 0)
-
-        return skips
-=======
         return least <= tally.to_ceiling or any(self.making.has_own(tally.book, each) for each in PriorityClass)
->>>>>>> sched
 
     def _consider(self, waiting: Waiting, level: Level) -> bool:
         """Start the job, or have others leave for it, or pin devices for it. True when it starts."""
@@ -248,4 +205,4 @@ class _Filter:
         return self._round.holding.has_place(self._level) and self._round.holding.may_pin(waiting)
 
     def _turn_of(self, waiting: Waiting) -> int:
-        return attained_turn(waiting.job.attained_seconds, self._round.found.rules)
+        return self._round.found.turns.of_waiting(waiting)
