@@ -31,6 +31,7 @@ from api.routes import (
     keys,
     models,
     pool,
+    simulation,
     teams,
     uploads,
 )
@@ -69,6 +70,7 @@ ROUTERS = tuple(
         base_models,
         adapters,
         pool,
+        simulation,
         teams,
         keys,
         costs,

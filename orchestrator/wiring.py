@@ -33,6 +33,7 @@ from orchestrator.services.jobs import Jobs
 from orchestrator.services.keys import Keys
 from orchestrator.services.models import Models
 from orchestrator.services.pool import Pool, read_price
+from orchestrator.services.simulation import History
 from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
@@ -56,6 +57,7 @@ class Services:
     estimates: Estimates
     files: Files
     health: Health
+    history: History
     jobs: Jobs
     keys: Keys
     models: Models
@@ -131,6 +133,7 @@ def build_services(settings: Settings) -> Services:
             presigned_seconds=settings.presigned_seconds,
         ),
         health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
+        history=History(store),
         jobs=Jobs(store, models, settings.min_training_rows, sizer),
         keys=Keys(store),
         models=models,

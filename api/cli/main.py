@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, files, jobs, pool, stack, teams
+from api.cli import accuracy, adapters, files, jobs, pool, simulate, stack, teams
 from api.cli.exits import CommandError, code_of, tell
 from api.client.errors import ClientError
 from api.stack.errors import StackError
@@ -42,6 +42,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RESULTS, "adapters", adapters.adapters),
     (RESULTS, "pull", adapters.pull),
     (POOL, "pool", pool.pool),
+    (POOL, "simulate", simulate.simulate_pool),
 )
 GROUPS = (
     (RESULTS, "files", files.app),

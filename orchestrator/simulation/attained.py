@@ -1,7 +1,8 @@
 """Least attained service (Tiresias, NSDI'19), preemptive: who has had least goes first. To compare with.
 
-Jobs move down a level once they have had 1 and 8 device-hours; within a level the earlier comes first. At every event the
-jobs are gone through in this order, and whoever fits runs; the others are stopped, and lose a minute when they go on.
+Jobs move down a level once they have had 1 and 8 device-hours; within a level the earlier comes first. At every event
+the jobs are gone through in this order, and whoever fits runs; the others are stopped, and lose a minute when they go
+on.
 """
 
 from bisect import bisect_left, insort

@@ -22,7 +22,7 @@ class Fifo(FlatPool):
             starts.append(self.start(job, [free.pop() for _ in range(job.replicas)]))
         return Decision(starts=tuple(starts), preemptions=(), pins=())
 
-    def pass_by(self, held_up: list[QueuedJob], free: list[str], now: float, started: list[Start]) -> list[Start]:  # noqa: ARG002
+    def pass_by(self, held_up: list[QueuedJob], free: list[str], now: float, started: list[Start]) -> list[Start]:
         """Who may go ahead of the first that does not fit: here nobody."""
         return []
 
@@ -30,7 +30,7 @@ class Fifo(FlatPool):
 class Skip(Fifo):
     """Whoever fits goes ahead, however long the first in line has waited."""
 
-    def pass_by(self, held_up: list[QueuedJob], free: list[str], now: float, started: list[Start]) -> list[Start]:  # noqa: ARG002
+    def pass_by(self, held_up: list[QueuedJob], free: list[str], now: float, started: list[Start]) -> list[Start]:
         found = []
         for job in held_up:
             if not free:

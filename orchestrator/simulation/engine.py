@@ -1,7 +1,7 @@
 """A pool on a virtual clock: events go in, the scheduler decides after each moment, and its decisions are carried out.
 
-The decider is the production `Planner`, or a baseline with the same methods. Events at the same moment are one batch, in
-a fixed order, so that a run with the same input is the same to the last tie.
+The decider is the production `Planner`, or a baseline with the same methods. Events at the same moment are one batch,
+in a fixed order, so that a run with the same input is the same to the last tie.
 """
 
 import heapq
@@ -159,13 +159,17 @@ class Simulation:
             self._set_node(subject, is_up=kind is Kind.NODE_UP)
             return True
         execution = self._running.get(subject)
-        if execution is None or (kind is not Kind.STOPPED and execution.token != sequence):
-            if kind is not Kind.CHECKPOINT or execution is None or execution.checkpoint_token != sequence:
-                return False
+        return execution is not None and self._go_on(execution, kind, sequence)
+
+    def _go_on(self, execution: Execution, kind: Kind, sequence: int) -> bool:
+        """An event of a job that runs. Those of an earlier attempt of it come to nothing."""
         if kind is Kind.CHECKPOINT:
-            self._checkpoint(execution)
+            if execution.checkpoint_token == sequence:
+                self._checkpoint(execution)
             return False
         if kind is Kind.END:
+            if execution.token != sequence:
+                return False
             self._release(execution)
             execution.finish(self.now)
             return True

@@ -55,9 +55,7 @@ class Execution:
             replace(each, seconds_by_type={t: s * left for t, s in each.seconds_by_type.items()})
             for each in job.footprints
         )
-        return replace(
-            job, footprints=footprints, attained_seconds=self._attained, preempted_at=self._preempted_at
-        )
+        return replace(job, footprints=footprints, attained_seconds=self._attained, preempted_at=self._preempted_at)
 
     def start(self, start: Start, devices: Mapping[str, SharedDevice], now: float) -> None:
         """It has its devices from now on."""

@@ -49,9 +49,7 @@ class FlatPool:
 
     def start(self, job: QueuedJob, device_ids: list[str]) -> Start:
         """The start of a job on these devices."""
-        holds = tuple(
-            Hold(device_id=device_id, bytes=self.devices[device_id].usable_bytes) for device_id in device_ids
-        )
+        holds = tuple(Hold(device_id=device_id, bytes=self.devices[device_id].usable_bytes) for device_id in device_ids)
         return Start(
             job_id=job.job_id,
             footprint=job.footprints[0],

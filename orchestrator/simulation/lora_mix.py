@@ -1,8 +1,8 @@
 """A made-up mix of LoRA jobs by bytes, for pools of mixed device sizes: seven one-device classes and two-device gangs.
 
 The classes go from a small model in 4-bit (5 to 8 GiB) to a 30B-class one (46 to 62 GiB); 3 per cent are gangs of two
-devices with 70 to 78 GiB each, on one node. Durations are log-normal (median 40 min, sigma 1.5, cut at 2 days), arrivals
-Poisson. `load` is the share of the pool's bytes that is asked for, in the mean over time.
+devices with 70 to 78 GiB each, on one node. Durations are log-normal (median 40 min, sigma 1.5, cut at 2 days),
+arrivals Poisson. `load` is the share of the pool's bytes that is asked for, in the mean over time.
 """
 
 import random

@@ -62,7 +62,9 @@ def _preemption(records: Records) -> dict[str, Any]:
     for job in jobs:
         for rule in job.preemptions:
             by_rule[rule.value] = by_rule.get(rule.value, 0) + 1
-    used = sum(each.rate_micros / 1e6 * _length(each.started_at, each.ended_at) for job in jobs for each in job.intervals)
+    used = sum(
+        each.rate_micros / 1e6 * _length(each.started_at, each.ended_at) for job in jobs for each in job.intervals
+    )
     lost = sum(job.lost_device_seconds for job in jobs)
     return {
         "count": sum(by_rule.values()),

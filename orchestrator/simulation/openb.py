@@ -1,7 +1,7 @@
 """The Alibaba GPU-sharing trace (cluster-trace-gpu-v2023, "openb"): nodes, and tasks with fractions of GPUs.
 
-Source: Weng et al., "Beware of Fragmentation", USENIX ATC'23; repository alibaba/clusterdata. Shares of a GPU are counted
-in thousandths ("milli"), CPU in thousandths of a core. Times are seconds from the start of the trace.
+Source: Weng et al., "Beware of Fragmentation", USENIX ATC'23; repository alibaba/clusterdata. Shares of a GPU are
+counted in thousandths ("milli"), CPU in thousandths of a core. Times are seconds from the start of the trace.
 """
 
 import csv

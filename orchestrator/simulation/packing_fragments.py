@@ -1,13 +1,13 @@
 """FGD on arrays: how much more of a node a random next task could not use, once this task is on it.
 
-Definition: Weng et al., "Beware of Fragmentation", USENIX ATC'23. With u_m the share per GPU of task class m and p_m its
-popularity, the fragments of a node are
+Definition: Weng et al., "Beware of Fragmentation", USENIX ATC'23. With u_m the share per GPU of task class m and p_m
+its popularity, the fragments of a node are
 
     F = sum over m of p_m x (all that is free, if m cannot run there; else the free shares below u_m).
 
-A place costs F after minus F before. The cost is rounded to a tenth of a GPU and ties go to the fullest node: with exact
-costs FGD spends CPU on nodes whose GPUs it will want, and with ties elsewhere it falls behind first fit (our measurement
-on the default list: 95.3, 94.0 and 89.9 per cent allocated; scheduling study, 1.5).
+A place costs F after minus F before. The cost is rounded to a tenth of a GPU and ties go to the fullest node: with
+exact costs FGD spends CPU on nodes whose GPUs it will want, and with ties elsewhere it falls behind first fit (our
+measurement on the default list: 95.3, 94.0 and 89.9 per cent allocated; scheduling study, 1.5).
 """
 
 from collections import Counter

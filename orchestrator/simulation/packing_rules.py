@@ -122,7 +122,7 @@ class FirstFit:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def rank(self, shape: TaskShape, nodes: Ints) -> Ints:  # noqa: ARG002
+    def rank(self, shape: TaskShape, nodes: Ints) -> Ints:
         return nodes
 
     def slot(self, shape: TaskShape, node: int) -> int:
@@ -135,10 +135,10 @@ class Spread:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def rank(self, shape: TaskShape, nodes: Ints) -> Ints:  # noqa: ARG002
+    def rank(self, shape: TaskShape, nodes: Ints) -> Ints:
         return np.asarray(-self._cluster.free_gpu[nodes], dtype=np.int64)
 
-    def slot(self, shape: TaskShape, node: int) -> int:  # noqa: ARG002
+    def slot(self, shape: TaskShape, node: int) -> int:
         return int(self._cluster.free[node].argmax())
 
 

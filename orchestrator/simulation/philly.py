@@ -7,7 +7,7 @@ Source: Jeon et al., USENIX ATC'19; the list as flattened by the authors of Sia 
 import csv
 import random
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.domain.scheduling.facts import Footprint, PriorityClass, QueuedJob, SharedDevice
@@ -51,8 +51,8 @@ def read_jobs(path: Path, *, from_day: float = 0.0, to_day: float = float("inf")
 
 def _parse(path: Path, line: int, row: dict[str, str]) -> tuple[float, float, int, str]:
     try:
-        at = datetime.fromisoformat(row["timestamp"]).replace(tzinfo=None) - datetime(1970, 1, 1)
-        return at.total_seconds(), max(float(row["duration"]), 1.0), int(float(row["num_gpus"])), row["cluster"]
+        at = datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC).timestamp()
+        return at, max(float(row["duration"]), 1.0), int(float(row["num_gpus"])), row["cluster"]
     except (TypeError, ValueError) as error:
         raise TraceError(f"{path}, line {line}: {error}") from error
 

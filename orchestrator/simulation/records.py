@@ -17,7 +17,8 @@ class Interval:
 
 @dataclass(kw_only=True, slots=True)
 class JobRecord:
-    """`lost_seconds` were run twice or spent on coming back. `asked_at` are the moments at which it was asked to leave."""
+    """`lost_seconds` were run twice or spent on coming back. `asked_at` are the moments at which it was asked to
+    leave."""
 
     job_id: str
     team_id: str
@@ -62,5 +63,6 @@ class Records:
     def done(self) -> list[JobRecord]:
         """The jobs that ran to their end, by arrival."""
         return sorted(
-            (job for job in self.jobs.values() if job.ended_at is not None), key=lambda job: (job.arrived_at, job.job_id)
+            (job for job in self.jobs.values() if job.ended_at is not None),
+            key=lambda job: (job.arrived_at, job.job_id),
         )

@@ -55,8 +55,8 @@ def hours(records: Records, *, step_seconds: float = STEP_SECONDS) -> dict[int, 
 def deficits(records: Records, weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """By team: device-hours due and not had, summed over hours, and as a share of all that was due to it.
 
-    `worst_day_percent` is the same share over the worst 24 hours. What a team had above its due in one hour does not make
-    up for another hour, except within that figure.
+    `worst_day_percent` is the same share over the worst 24 hours. What a team had above its due in one hour does not
+    make up for another hour, except within that figure.
     """
     missing: dict[str, float] = {}
     owed: dict[str, float] = {}

@@ -13,8 +13,9 @@ ANY_TYPE = "*"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulatedJob:
-    """`queued` is what is submitted, at `queued.queued_at`. `seconds_by_type` is how long it really runs, from its first
-    step to its last, by device type (`*` for the rest); None when it takes what its footprint says, as in a forecast."""
+    """`queued` is what is submitted, at `queued.queued_at`. `seconds_by_type` is how long it really runs, from its
+    first step to its last, by device type (`*` for the rest); None when it takes what its footprint says, as in a
+    forecast."""
 
     queued: QueuedJob
     seconds_by_type: Mapping[str, float] | None = None
@@ -42,9 +43,9 @@ class NodeLoss:
 class Timing:
     """What the machinery around the scheduler takes.
 
-    A job asked to stop leaves after `stop_seconds` with a checkpoint; going on from one costs `resume_seconds` of devices.
-    Beside that a checkpoint is written every `checkpoint_seconds`, which only matters when a node is lost. While jobs
-    wait, the scheduler is asked at least every `tick_seconds`, since some rules depend on time alone.
+    A job asked to stop leaves after `stop_seconds` with a checkpoint; going on from one costs `resume_seconds` of
+    devices. Beside that a checkpoint is written every `checkpoint_seconds`, which only matters when a node is lost.
+    While jobs wait, the scheduler is asked at least every `tick_seconds`, since some rules depend on time alone.
     """
 
     stop_seconds: float = 30.0

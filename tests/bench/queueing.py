@@ -2,10 +2,10 @@
 
     python -m tests.bench.queueing --trace JOBS.csv --from-day 60 --to-day 70 --gpus 456 --policy tunepool [--json]
 
-`tunepool` is the production decision with turns (decision 0017). Durations are known to it and to EASY only as estimates,
-over by 1 to 5 times (uniform, seed 42; `--most-factor 1` makes them exact). Preemption keeps all progress and costs 60 s
-of the job's devices when it goes on. Waits are all the time without devices. The trace is public (msr-fiddle/
-philly-traces, flattened by Sia's authors) and not part of the project.
+`tunepool` is the production decision with turns (decision 0017). Durations are known to it and to EASY only as
+estimates, over by 1 to 5 times (uniform, seed 42; `--most-factor 1` makes them exact). Preemption keeps all progress
+and costs 60 s of the job's devices when it goes on. Waits are all the time without devices. The trace is public
+(msr-fiddle/ philly-traces, flattened by Sia's authors) and not part of the project.
 """
 
 import argparse

@@ -16,7 +16,8 @@ GIB = 1024**3
 
 
 class _Ranked(ABC):
-    """Takes the devices with the lowest keys; a gang the node whose last device for it has the lowest, if one has all."""
+    """Takes the devices with the lowest keys; a gang the node whose last device for it has the lowest, if one has
+    all."""
 
     @abstractmethod
     def key(self, room: DeviceRoom, ask: Ask) -> Key:
