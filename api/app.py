@@ -32,6 +32,7 @@ from api.routes import (
     keys,
     models,
     pool,
+    simulation,
     teams,
     uploads,
 )
@@ -71,6 +72,7 @@ ROUTERS = tuple(
         base_models,
         adapters,
         pool,
+        simulation,
         teams,
         keys,
         costs,

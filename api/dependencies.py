@@ -26,6 +26,7 @@ from orchestrator.services import (
     models,
     pool,
     queue,
+    simulation,
     tail,
     teams,
     uploads,
@@ -80,6 +81,7 @@ Costs = Annotated[costs.Costs, Depends(_service("costs"))]
 Estimates = Annotated[estimates.Estimates, Depends(_service("estimates"))]
 Files = Annotated[files.Files, Depends(_service("files"))]
 Health = Annotated[health.Health, Depends(_service("health"))]
+History = Annotated[simulation.History, Depends(_service("history"))]
 Jobs = Annotated[jobs.Jobs, Depends(_service("jobs"))]
 Keys = Annotated[keys.Keys, Depends(_service("keys"))]
 Models = Annotated[models.Models, Depends(_service("models"))]

@@ -37,6 +37,7 @@ from orchestrator.services.keys import Keys
 from orchestrator.services.models import Models
 from orchestrator.services.pool import Pool
 from orchestrator.services.queue import Queue
+from orchestrator.services.simulation import History
 from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
@@ -62,6 +63,7 @@ class Services:
     estimates: Estimates
     files: Files
     health: Health
+    history: History
     jobs: Jobs
     keys: Keys
     models: Models
@@ -148,6 +150,7 @@ def build_services(settings: Settings) -> Services:
         ),
         health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
         jobs=Jobs(store, models, settings.min_training_rows, sizer, calibrations),
+        history=History(store),
         keys=Keys(store),
         models=models,
         pool=Pool(store),

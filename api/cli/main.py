@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, files, jobs, pool, queue, stack, teams
+from api.cli import accuracy, adapters, files, jobs, pool, queue, simulate, stack, teams
 from api.cli.exits import CommandError, code_of, tell
 from api.client.errors import ClientError
 from api.stack.errors import StackError
@@ -49,6 +49,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (POOL, "cordon", pool.cordon),
     (POOL, "drain", pool.drain),
     (POOL, "uncordon", pool.uncordon),
+    (POOL, "simulate", simulate.simulate_pool),
 )
 GROUPS = (
     (RESULTS, "files", files.app),

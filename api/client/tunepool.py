@@ -7,6 +7,7 @@ from api.client.adapters import Adapters
 from api.client.files import Files
 from api.client.jobs import Jobs
 from api.client.pool import BaseModels, Estimates, Models, PoolView, Prices
+from api.client.simulation import SimulationData
 from api.client.teams import Keys, Teams
 from api.client.transport import Transport
 
@@ -27,6 +28,7 @@ class Tunepool:
         self.pool = PoolView(self.transport)
         self.prices = Prices(self.transport)
         self.estimates = Estimates(self.transport)
+        self.simulation = SimulationData(self.transport)
         self.keys = Keys(self.transport)
         self.teams = Teams(self.transport)
 

@@ -27,6 +27,7 @@ class Pass:
         self.rules = state.rules
         self.policy = policy
         self.now = now
+        self.turns = state.turns(now)
         self.overlay = Overlay(state, now)
         self.starts: list[Start] = []
         self.preemptions: list[Preempt] = []

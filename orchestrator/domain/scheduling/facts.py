@@ -137,6 +137,7 @@ class RunningJob:
     checkpoint_seconds: float = 0.0
     preempted_at: tuple[float, ...] = ()
     attained_seconds: float = 0.0
+    """Reference-device-seconds of its earlier attempts, without this one."""
     is_stopping: bool = False
     stopping_for: str | None = None
     stops_by_at: float | None = None
@@ -184,4 +185,10 @@ class Rules:
     turns_hours: tuple[float, ...] = ()
     """Levels of attained reference-device-hours, ascending, (1, 8) for instance. A job of a lower level goes before one
     of a higher level among borrowers, and may take the place of one with checkpoints. Empty: no turns."""
+    large_replicas: int = 8
+    """With turns: a job of so many devices is large. `large_wait_seconds` of waiting puts it before the last level, and
+    the larger of `large_patience_seconds` and `large_backlog_share` of the pool's backlog right after the first."""
+    large_wait_seconds: float = 7_200.0
+    large_patience_seconds: float = 14_400.0
+    large_backlog_share: float = 0.15
     placement: str = "default"

@@ -114,6 +114,6 @@ class Hunt:
             return
         for job in book.running.values():
             if (job.priority_class is PriorityClass.IDLE) is is_idle and job.job_id not in found.leaving:
-                victim = as_victim(self._starter, job, found.tally, found.rules, found.now)
+                victim = as_victim(self._starter, job, found.tally, found.turns)
                 if victim is not None:
                     yield victim

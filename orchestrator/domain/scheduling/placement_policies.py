@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from orchestrator.domain.scheduling.device_index import Ties
+from orchestrator.domain.scheduling.placement_options import BestFit, FirstFit, Fragmentation, RandomDevice, Spread
 from orchestrator.domain.scheduling.rooms import Ask, DeviceRoom, Rooms, Shelf
 
 
@@ -150,7 +151,14 @@ def _all_fitting(rooms: Rooms, ask: Ask) -> Iterable[DeviceRoom]:
     )
 
 
-POLICIES: Mapping[str, Callable[[], PlacementPolicy]] = {"default": SmallestSufficient}
+POLICIES: Mapping[str, Callable[[], PlacementPolicy]] = {
+    "default": SmallestSufficient,
+    "fgd": Fragmentation,
+    "best_fit": BestFit,
+    "first_fit": FirstFit,
+    "random": RandomDevice,
+    "spread": Spread,
+}
 """By the name in `Rules.placement`. A planner may also be given a policy of its own."""
 
 

@@ -3,7 +3,7 @@
 - reclaim: the starter stays within its team's guarantee, the victim's team is above its own;
 - class: the victim runs as idle, or has a lower class within the starter's own team;
 - fairness (off by default): among borrowers, the starter's share with the job is below the victim's without it;
-- turns (off by default): among borrowers, the starter has attained less by a whole level.
+- turns (off by default): among borrowers, the starter has had less by a whole level, or has waited too long (turns.py).
 
 Nobody is asked who started less than the minimum run time ago, has no checkpoints (unless reclaimed), or was preempted
 too often of late.
@@ -18,6 +18,7 @@ from orchestrator.domain.scheduling.actions import PreemptionRule
 from orchestrator.domain.scheduling.facts import Rules, RunningJob
 from orchestrator.domain.scheduling.order import WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.tallies import Tally, TallyOf
+from orchestrator.domain.scheduling.turns import Turns
 
 CLASS_RANKS: Mapping[PriorityClass, int] = {PriorityClass.URGENT: 0, PriorityClass.NORMAL: 1, PriorityClass.IDLE: 2}
 
@@ -47,11 +48,6 @@ class Victim:
     key: tuple[bool, float, float, float, str]
 
 
-def attained_turn(attained_seconds: float, rules: Rules) -> int:
-    """The level of a job's attained reference-device-seconds; 0 without turns."""
-    return sum(attained_seconds >= hours * 3600 for hours in rules.turns_hours)
-
-
 def is_exempt(victim: RunningJob, rules: Rules, now: float) -> bool:
     """Whether the job may not be preempted now by any rule."""
     if victim.is_stopping or now - victim.started_at < rules.least_run_seconds:
@@ -63,7 +59,7 @@ def is_exempt(victim: RunningJob, rules: Rules, now: float) -> bool:
 
 
 def choose_rule(
-    starter: Starter, victim: RunningJob, victim_rate: int, tally_of: TallyOf, rules: Rules
+    starter: Starter, victim: RunningJob, victim_rate: int, tally_of: TallyOf, turns: Turns
 ) -> PreemptionRule | None:
     """The rule by which the starter may take the victim's place, or None. Exemptions are judged before."""
     is_own = victim.team_id == starter.team_id
@@ -77,12 +73,13 @@ def choose_rule(
         return PreemptionRule.CLASS
     if is_own and CLASS_RANKS[starter.priority_class] < CLASS_RANKS[victim.priority_class]:
         return PreemptionRule.CLASS
-    return _rule_among_borrowers(starter, victim, victim_rate, tally_of, rules)
+    return _rule_among_borrowers(starter, victim, victim_rate, tally_of, turns)
 
 
 def _rule_among_borrowers(
-    starter: Starter, victim: RunningJob, victim_rate: int, tally_of: TallyOf, rules: Rules
+    starter: Starter, victim: RunningJob, victim_rate: int, tally_of: TallyOf, turns: Turns
 ) -> PreemptionRule | None:
+    rules = turns.rules
     if starter.level is not Level.BORROWING or not (rules.borrower_fairness or rules.turns_hours):
         return None
     theirs = tally_of(victim.team_id)
@@ -92,7 +89,7 @@ def _rule_among_borrowers(
         with_job = borrowed_share(tally_of(starter.team_id), starter.rate_micros)
         if with_job < borrowed_share(theirs, -victim_rate):
             return PreemptionRule.FAIRNESS
-    if rules.turns_hours and starter.turn < attained_turn(victim.attained_seconds, rules):
+    if rules.turns_hours and starter.turn < turns.of_running(victim, victim_rate):
         return PreemptionRule.TURNS
     return None
 
@@ -106,14 +103,15 @@ def borrowed_share(tally: Tally, change_micros: int = 0) -> float:
     return inf if borrowed else 0.0
 
 
-def as_victim(starter: Starter, job: RunningJob, tally_of: TallyOf, rules: Rules, now: float) -> Victim | None:
+def as_victim(starter: Starter, job: RunningJob, tally_of: TallyOf, turns: Turns) -> Victim | None:
     """The job as a victim of the starter, None if no rule allows it. Idle first, then of the team furthest above its
     share, then least work lost, then newest."""
-    if is_exempt(job, rules, now):
+    now = turns.now
+    if is_exempt(job, turns.rules, now):
         return None
     tally = tally_of(job.team_id)
     rate = tally.book.rate_of(job.job_id)
-    rule = choose_rule(starter, job, rate, tally_of, rules)
+    rule = choose_rule(starter, job, rate, tally_of, turns)
     if rule is None:
         return None
     lost = rate * max(now - job.saved_at, 0.0)

@@ -6,9 +6,9 @@ from heapq import heapify, heappop, heappush
 from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import CLASSES_BY_LEVEL, WITHIN_LEVELS, Level, walk_line
-from orchestrator.domain.scheduling.preemption import attained_turn
 from orchestrator.domain.scheduling.state import State
 from orchestrator.domain.scheduling.tallies import Tally
+from orchestrator.domain.scheduling.turns import count_turns
 
 
 def queue_order(state: State, now: float) -> Iterator[Waiting]:
@@ -16,7 +16,7 @@ def queue_order(state: State, now: float) -> Iterator[Waiting]:
     tallies = {team_id: Tally.open(state.books[team_id], lines, now) for team_id, lines in state.lines.items()}
     taken: set[str] = set()
     for level in Level:
-        for turn in range(len(state.rules.turns_hours) + 1) if level is Level.BORROWING else (None,):
+        for turn in range(count_turns(state.rules)) if level is Level.BORROWING else (None,):
             yield from _level_order(_Queue(state, tallies, taken, now), level, turn)
 
 
@@ -28,9 +28,10 @@ class _Queue:
         self.tallies = tallies
         self._taken = taken
         self._now = now
+        self._turns = state.turns(now)
 
     def line(self, team_id: str, level: Level, turn: int | None) -> Iterator[Waiting]:
-        tally, rules = self.tallies[team_id], self.state.rules
+        tally, turns = self.tallies[team_id], self._turns
 
         def skips(waiting: Waiting) -> bool:
             job = waiting.job
@@ -38,7 +39,7 @@ class _Queue:
                 return True
             if level in WITHIN_LEVELS and (waiting.shape.least_rate or 0) > tally.to_guarantee:
                 return True
-            return turn is not None and attained_turn(job.attained_seconds, rules) != turn
+            return turn is not None and turns.of_waiting(waiting) != turn
 
         return walk_line(tally.lines, _classes(level), tally.users, skips)
 

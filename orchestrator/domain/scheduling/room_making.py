@@ -12,7 +12,7 @@ from orchestrator.domain.scheduling.facts import Footprint, Lock
 from orchestrator.domain.scheduling.hunts import Hunt
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter, attained_turn
+from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter, is_exempt
 from orchestrator.domain.scheduling.rooms import Ask
 from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.sharing import goes_first
@@ -86,12 +86,24 @@ class RoomMaking:
         has_borrowers = len(borrowers) > (team_id in borrowers)
         has_own = self.has_own(book, priority_class)
         is_fair = rules.borrower_fairness and has_borrowers and not is_within
-        has_turns = bool(rules.turns_hours) and not is_within
+        has_turns = not is_within and turn < self._last_turn()
         if not (has_own or self._idle_teams or is_fair or has_turns or (is_within and has_borrowers)):
             return None
-        is_particular = (has_own and priority_class is PriorityClass.URGENT) or is_fair or has_turns
+        is_particular = (has_own and priority_class is PriorityClass.URGENT) or is_fair
         own = (team_id, priority_class) if is_particular else None
         return is_within, own, turn if has_turns else None
+
+    def _last_turn(self) -> int:
+        """The last turn of any job that runs and may be asked to leave; 0 without turns."""
+        found = self._found
+        if not found.rules.turns_hours:
+            return 0
+        return found.turns.last_of(
+            (job, book.rate_of(job.job_id))
+            for book in found.state.books.values()
+            for job in book.running.values()
+            if not is_exempt(job, found.rules, found.now)
+        )
 
     def _hunt(self, key: GroupKey, team_id: str, priority_class: PriorityClass, level: Level, turn: int) -> Hunt:
         hunt = self._hunts.get(key)
@@ -120,7 +132,7 @@ class RoomMaking:
         over = max(0.0, rate - tally.to_ceiling) if level not in WITHIN_LEVELS else 0
         if over > 0 and not self.has_own(tally.book, job.priority_class):
             return False
-        turn = attained_turn(job.attained_seconds, found.rules)
+        turn = found.turns.of_waiting(waiting)
         hopeful = self.hopeful(tally.book, job.priority_class, level, turn)
         if waiting.shape not in hopeful:
             return False

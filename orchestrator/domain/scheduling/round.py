@@ -10,12 +10,12 @@ from orchestrator.domain.scheduling.holding import Holding
 from orchestrator.domain.scheduling.lines import Lines, Waiting
 from orchestrator.domain.scheduling.order import CLASSES_BY_LEVEL, IDLE_LEVELS, WITHIN_LEVELS, Level, walk_line
 from orchestrator.domain.scheduling.placement_policies import PlacementPolicy
-from orchestrator.domain.scheduling.preemption import attained_turn
 from orchestrator.domain.scheduling.room_making import RoomMaking
 from orchestrator.domain.scheduling.shapes import Shape
 from orchestrator.domain.scheduling.starting import try_start, try_start_locked
 from orchestrator.domain.scheduling.state import State
 from orchestrator.domain.scheduling.tallies import Tally
+from orchestrator.domain.scheduling.turns import count_turns
 
 _ALL_CLASSES = tuple(PriorityClass)
 
@@ -61,7 +61,7 @@ class Round:
     def _walk(self) -> bool:
         """Consider everybody once, in order. True when room was given back: then it has to be done again."""
         hours = self.found.rules.turns_hours
-        turns = tuple(range(len(hours) + 1)) if hours else (None,)
+        turns = tuple(range(count_turns(self.found.rules))) if hours else (None,)
         return any(
             self._walk_level(level, turn)
             for level in Level
@@ -205,4 +205,4 @@ class _Filter:
         return self._round.holding.has_place(self._level) and self._round.holding.may_pin(waiting)
 
     def _turn_of(self, waiting: Waiting) -> int:
-        return attained_turn(waiting.job.attained_seconds, self._round.found.rules)
+        return self._round.found.turns.of_waiting(waiting)

@@ -47,14 +47,16 @@ class Spot:
 
 
 class Shape:
-    """`least_rate` is None where no device of the pool can hold a replica."""
+    """`least_rate` is None where no device of the pool can hold a replica. `told_seconds` is how long its jobs run,
+    all together and by their least estimates: whole seconds, so that the sum does not depend on its order."""
 
-    __slots__ = ("jobs", "key", "least_rate", "spots")
+    __slots__ = ("jobs", "key", "least_rate", "spots", "told_seconds")
 
     def __init__(self, key: object, spots: tuple[Spot, ...]) -> None:
         self.key = key
         self.spots = spots
         self.jobs = 0
+        self.told_seconds = 0
         self.least_rate: int | None = None
         self.settle()
 
@@ -82,14 +84,16 @@ class Shapes:
             )
             shape = self._shapes[keys] = Shape(keys, spots)
         shape.jobs += 1
+        shape.told_seconds += least_seconds(job)
         return shape
 
     def __iter__(self) -> Iterator[Shape]:
         return iter(self._shapes.values())
 
-    def release(self, shape: Shape) -> None:
+    def release(self, shape: Shape, job: QueuedJob) -> None:
         """Count it once less; one that nobody has is forgotten, its spots with the next pool."""
         shape.jobs -= 1
+        shape.told_seconds -= least_seconds(job)
         if shape.jobs == 0:
             del self._shapes[shape.key]
 
@@ -120,6 +124,11 @@ class Shapes:
             )
             spot = self._spots[key] = Spot(ask, self._variants)
         return spot
+
+
+def least_seconds(job: QueuedJob) -> int:
+    """The shortest time that the job is said to take, in whole seconds."""
+    return round(min((told for each in job.footprints for told in each.seconds_by_type.values()), default=0.0))
 
 
 def _keyed(shape: Shape) -> Iterable[tuple[object, Spot]]:

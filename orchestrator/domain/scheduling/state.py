@@ -21,6 +21,7 @@ from orchestrator.domain.scheduling.facts import (
 from orchestrator.domain.scheduling.lines import Lines, Waiting
 from orchestrator.domain.scheduling.rooms import Rooms
 from orchestrator.domain.scheduling.shapes import Shapes, rate_micros
+from orchestrator.domain.scheduling.turns import Turns, backlog_seconds
 
 
 class State:
@@ -30,6 +31,7 @@ class State:
         self.rules = rules
         self.version = 0
         self.devices: dict[str, SharedDevice] = {}
+        self.capacity_micros = 0
         self.rooms = Rooms()
         self.shapes = Shapes()
         self.books: dict[str, TeamBook] = {}
@@ -57,6 +59,7 @@ class State:
                     self.rooms.open(device_id, is_open=device.schedulable)
         else:
             self._rebuild()
+        self.capacity_micros = sum(device.weight_micros for device in found.values() if device.schedulable)
         if self.shapes.set_pool(found.values()):
             for lines in self.lines.values():
                 lines.forget_rates()
@@ -105,7 +108,7 @@ class State:
         self.version += 1
         if not waiting.job.is_held:
             self.lines[waiting.job.team_id].remove(waiting)
-        self.shapes.release(waiting.shape)
+        self.shapes.release(waiting.shape, waiting.job)
 
     def put_running(self, job: RunningJob) -> None:
         """Add or replace a running job."""
@@ -163,6 +166,11 @@ class State:
         """What a hold counts for; nothing on a device that is gone."""
         device = self.devices.get(hold.device_id)
         return 0 if device is None else rate_micros(device.weight_micros, hold.bytes, device.usable_bytes)
+
+    def turns(self, now: float) -> Turns:
+        """Whose turn it is at this moment."""
+        backlog = backlog_seconds(self.shapes, self.capacity_micros) if self.rules.turns_hours else 0.0
+        return Turns(self.rules, now, backlog_seconds=backlog)
 
     def set_locks(self, locks: Iterable[Lock]) -> None:
         self.version += 1

@@ -1,0 +1,108 @@
+"""What would have been on another pool: `tunepool simulate`, on the pool's own past, a trace file, or a made-up mix."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import plotext
+import typer
+from rich.console import Console
+
+from api.cli.connection import JsonOption, connect
+from api.cli.exits import CommandError
+from api.cli.output import make_console, print_json, print_table
+from orchestrator.simulation import history
+from orchestrator.simulation.openb import TraceError
+from orchestrator.simulation.pool_files import PoolFile, PoolFileError, change_pool, read_pool
+from orchestrator.simulation.trace_files import SYNTHETIC, read_workload, synthetic
+from orchestrator.simulation.whatif import Outcome, TeamOutcome, simulate
+from orchestrator.simulation.workload import SimulatedJob
+
+HISTORY = "history"
+COLUMNS = ("POOL", "TEAM", "JOBS ", "MEAN WAIT ", "95 % WITHIN ", "WORST ", "DEVICE HOURS ")
+
+
+def simulate_pool(
+    pool: Annotated[Path, typer.Option(help="The pool, its teams and rules, as YAML.", exists=True, dir_okay=False)],
+    trace: Annotated[str, typer.Option(help="`history`, `synthetic`, or a file: openb or Philly CSV, JSON lines.")],
+    change: Annotated[
+        list[str] | None, typer.Option(help="What differs in the second pool, as `devices.g24.count=+4`; repeatable.")
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Another pool file to compare with.", exists=True)] = None,
+    days: Annotated[int, typer.Option(help="How far back `history` goes.", min=1, max=365)] = 30,
+    jobs: Annotated[int, typer.Option(help="How many jobs `synthetic` has.", min=1, max=100_000)] = 1_000,
+    load: Annotated[float, typer.Option(help="The share of memory that `synthetic` asks for.", min=0.01)] = 0.75,
+    seed: Annotated[int, typer.Option(help="For `synthetic`.")] = 42,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a workload through the scheduler on a virtual clock, and compare pools, teams and rules."""
+    try:
+        pools = _pools(pool, change or [], against)
+        if trace == HISTORY:
+            workload = _history(days)
+        elif trace == SYNTHETIC:
+            workload = synthetic(pools[0][1].devices, count=jobs, load=load, seed=seed)
+        else:
+            workload = read_workload(Path(trace), pools[0][1].devices)
+        outcomes = [simulate(name, each, workload) for name, each in pools]
+    except (PoolFileError, TraceError, OSError) as error:
+        raise CommandError(str(error)) from error
+    if as_json:
+        print_json([asdict(each) for each in outcomes])
+    else:
+        _draw(make_console(), outcomes)
+
+
+def _pools(path: Path, changes: list[str], against: Path | None) -> list[tuple[str, PoolFile]]:
+    first = read_pool(path)
+    found = [(path.stem, first)]
+    if changes:
+        found.append((", ".join(changes), change_pool(first, changes)))
+    if against is not None:
+        found.append((against.stem, read_pool(against)))
+    return found
+
+
+def _history(days: int) -> tuple[SimulatedJob, ...]:
+    with connect() as client:
+        return history.as_workload(history.parse_past(client.simulation.history(days=days)))
+
+
+def _draw(console: Console, outcomes: Sequence[Outcome]) -> None:
+    rows = [_row(each.name, team) for each in outcomes for team in (each.all, *each.teams)]
+    print_table(console, COLUMNS, rows, none="no job ran")
+    for each in outcomes:
+        left = f"; {each.impossible} jobs fit on no device and were left out" if each.impossible else ""
+        unfinished = f"; {each.unfinished} jobs did not end" if each.unfinished else ""
+        console.print(
+            f"{each.name}: {each.used_percent:.0f} % of the devices in use, {each.preemptions} preemptions that cost "
+            f"{each.lost_device_hours:.1f} device hours{left}{unfinished}",
+            highlight=False,
+        )
+    if console.is_terminal:
+        console.print(plot_waiting(outcomes, width=min(console.width, 100)), highlight=False)
+
+
+def _row(name: str, team: TeamOutcome) -> tuple[str, ...]:
+    waits = (team.mean_wait_hours, team.p95_wait_hours, team.worst_wait_hours)
+    return (name, team.team, str(team.jobs), *(say_hours(each) for each in waits), f"{team.device_hours:.1f}")
+
+
+def say_hours(hours: float) -> str:
+    """Minutes below an hour and a half, hours above."""
+    return f"{60 * hours:.1f} min" if hours < 1.5 else f"{hours:.1f} h"
+
+
+def plot_waiting(outcomes: Sequence[Outcome], *, width: int) -> str:
+    """How many jobs wait, by hour from the first arrival, one line for each pool."""
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plotsize(width, 18)
+    plotext.title("jobs that wait")
+    plotext.xlabel("hours")
+    for each in outcomes:
+        hours = [float(hour) for hour in range(len(each.waiting_by_hour))]
+        plotext.plot(hours, list(each.waiting_by_hour), label=each.name)
+    drawn: str = plotext.uncolorize(plotext.build())
+    return drawn
