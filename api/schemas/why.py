@@ -28,6 +28,8 @@ class WhyOut(Identified):
     """In the queue of all teams, from 1; null for a job that is held back."""
     waiting: int
     """How many jobs wait."""
+    expected_start_at: int | None
+    """The same decision run forward, with times as predicted; null where nothing that is known lets the job start."""
     would_start_if: list[HintOut]
 
     @classmethod
@@ -41,6 +43,7 @@ class WhyOut(Identified):
             facts={} if wait is None else dict(wait.facts),
             position=why.position,
             waiting=why.of,
+            expected_start_at=None if why.expected_start_at is None else round(why.expected_start_at),
             would_start_if=[
                 HintOut(code=hint.code.value, sentence=hint_sentence(hint), facts=dict(hint.facts))
                 for hint in why.hints

@@ -5,26 +5,37 @@ from dataclasses import dataclass
 
 from orchestrator.domain.errors import IllegalTransitionError
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.scheduling.actions import Wait
+from orchestrator.domain.scheduling.actions import Wait, WaitCode
+from orchestrator.domain.scheduling.decide import Jobs
 from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.scheduling.hints import Hint
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
+from orchestrator.simulation.forecast import forecast_starts
 from orchestrator.store import jobs
 from orchestrator.store.queueing import Queueing
-from orchestrator.store.session import Store
+from orchestrator.store.scheduling import PoolFacts
+from orchestrator.store.session import ReadTx, Store
+
+FORECAST = frozenset({WaitCode.PREEMPTING, WaitCode.PINNED, WaitCode.BEHIND, WaitCode.NO_ROOM})
+"""Reasons that go away by themselves, as jobs end."""
+MOST_FORECAST_JOBS = 2000
+MOST_FORECAST_PASSES = 300
+"""Bounds on what one question may cost: some seconds of work at worst."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Why:
     """`wait` is None for a job that the next pass starts. `position` counts from 1 over all teams, None for a job that
-    is held back; `of` is how many wait. Moments are POSIX seconds."""
+    is held back; `of` is how many wait. `expected_start_at`, POSIX seconds, is None where nothing that is known lets
+    the job start, or it is too far back to say."""
 
     job: Job
     wait: Wait | None
     position: int | None
     of: int
     hints: tuple[Hint, ...]
+    expected_start_at: float | None
 
 
 class WhyReader:
@@ -33,28 +44,47 @@ class WhyReader:
     def __init__(self, store: Store, rules: Rules) -> None:
         self._store = store
         self._lock = threading.Lock()
+        self._rules = rules
         self._queueing = Queueing(rules)
 
     def explain(self, caller: Caller, job_id: str) -> Why:
         """Raises NotFoundError, and IllegalTransitionError for a job that does not wait."""
-        with self._lock, self._store.read() as tx:
-            job = jobs.get_job(tx, job_id, caller.visible_team_id)
-            if job.state is not JobState.QUEUED:
-                raise IllegalTransitionError(f"The job is {job.state.value}; it does not wait for a device.")
-            try:
-                self._queueing.hurry()
-                facts = self._queueing.refresh(tx)
-                while not self._queueing.is_complete:
-                    facts = self._queueing.refresh(tx)
-            except Exception:
-                self._queueing.forget()
-                raise
-            assert facts is not None, "a hurried refresh reads"
+        with self._lock:
+            with self._store.read() as tx:
+                job = jobs.get_job(tx, job_id, caller.visible_team_id)
+                if job.state is not JobState.QUEUED:
+                    raise IllegalTransitionError(f"The job is {job.state.value}; it does not wait for a device.")
+                facts = self._read_facts(tx)
             planner = self._queueing.planner
+            wait = planner.explain(job_id, facts.now)
             return Why(
                 job=job,
-                wait=planner.explain(job_id, facts.now),
+                wait=wait,
                 position=planner.position(job_id, facts.now),
                 of=len(self._queueing.waiting),
                 hints=planner.would_start_if(job_id, facts.now),
+                expected_start_at=self._forecast(job_id, facts) if wait is None or wait.code in FORECAST else None,
             )
+
+    def _read_facts(self, tx: ReadTx) -> PoolFacts:
+        try:
+            self._queueing.hurry()
+            facts = self._queueing.refresh(tx)
+            while not self._queueing.is_complete:
+                facts = self._queueing.refresh(tx)
+        except Exception:
+            self._queueing.forget()
+            raise
+        assert facts is not None, "a hurried refresh reads"
+        return facts
+
+    def _forecast(self, job_id: str, facts: PoolFacts) -> float | None:
+        """The same decision run forward, with times as predicted; None when the job is too far back to say."""
+        queued = self._queueing.planner.queued_jobs()
+        if len(queued) > MOST_FORECAST_JOBS:
+            return None
+        waiting = Jobs(queued=queued, running=facts.running, locks=facts.locks, pins=facts.pins)
+        starts = forecast_starts(
+            facts.devices, facts.teams, waiting, facts.now, rules=self._rules, most_passes=MOST_FORECAST_PASSES
+        )
+        return starts.get(job_id)

@@ -222,6 +222,8 @@ def test_why_names_the_reason_the_place_and_what_would_help(rig: Rig) -> None:
     found = WhyReader(rig.store, Rules()).explain(caller, waiting.job_id)
     assert found.wait is not None
     assert (found.wait.code, found.position, found.of) == ("waits_for_room", 1, 1)
+    (attempt,) = rig.attempts(running.job_id)
+    assert found.expected_start_at == pytest.approx(attempt.created_at.timestamp() + 3600, abs=60)
     assert {hint.code.value for hint in found.hints} == {"smaller_footprint", "after_job"}
     assert any(hint.facts.get("job_id") == running.job_id for hint in found.hints)
 

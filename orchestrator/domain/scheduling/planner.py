@@ -60,6 +60,10 @@ class Planner:
         """All pins, as the last decision named them."""
         self._state.set_pins(pins)
 
+    def queued_jobs(self) -> list[QueuedJob]:
+        """Every job that waits."""
+        return [waiting.job for waiting in self._state.waiting.values()]
+
     def has_queued(self, job_id: str) -> bool:
         """Whether the job is known to wait."""
         return job_id in self._state.waiting
