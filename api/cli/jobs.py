@@ -19,6 +19,7 @@ from api.cli.output import (
     make_console,
     print_facts,
     print_json,
+    print_line,
     print_table,
     say_bytes,
     say_clock,
@@ -28,6 +29,8 @@ from api.cli.output import (
     show,
     status_text,
 )
+from api.cli.plain import harmless_json, harmless_line
+from api.cli.waiting import waiting
 from api.client.errors import ApiError
 from api.client.results import Attempt, Cost, Job
 from api.client.tunepool import Tunepool
@@ -52,9 +55,10 @@ def submit(
         local_files(asked)
         with _server_errors_in(asked):
             fields = upload_files(asked, lambda path: _upload(client, path, errors))
-            job = client.jobs.create(idempotency_key=idempotency_key, **_as_sent(fields))
+            with waiting("submitting"):
+                job = client.jobs.create(idempotency_key=idempotency_key, **_as_sent(fields))
         if not follow:
-            show(job, as_json=as_json, draw=lambda console: console.print(f"{job.id}  {job.status}"))
+            show(job, as_json=as_json, draw=lambda console: print_line(console, f"{job.id}  {job.status}"))
             return
         if not as_json:
             make_console().print(job.id)
@@ -69,11 +73,14 @@ def estimate(file: JobFileArgument, as_json: JsonOption = False) -> None:
         uploaded: list[str] = []
 
         def upload(path: Path) -> str:
-            uploaded.append(client.files.create(path).id)
+            with waiting(f"uploading {path.name}") as told:
+                uploaded.append(client.files.create(path, on_progress=told).id)
             return uploaded[-1]
 
         try:
-            found = client.estimates.create(**_as_sent(upload_files(asked, upload)))
+            fields = _as_sent(upload_files(asked, upload))
+            with waiting("estimating"):
+                found = client.estimates.create(**fields)
         finally:
             for file_id in uploaded:
                 client.files.delete(file_id)
@@ -117,9 +124,9 @@ def logs(
         with _goes_on(job_id):
             for line in client.jobs.logs(job_id, follow=follow, attempt=attempt, level=level):
                 if as_json:
-                    sys.stdout.write(line.model_dump_json() + "\n")
+                    sys.stdout.write(harmless_json(line.model_dump_json()) + "\n")
                 else:
-                    sys.stdout.write(f"{say_clock(line.at)}  {line.text}\n")
+                    sys.stdout.write(f"{say_clock(line.at)}  {harmless_line(line.text)}\n")
                 sys.stdout.flush()
 
 
@@ -130,9 +137,10 @@ def events(job: JobArgument = "last", follow: FollowOption = False, as_json: Jso
         with _goes_on(job_id):
             for event in client.jobs.events(job_id, follow=follow):
                 if as_json:
-                    sys.stdout.write(event.model_dump_json() + "\n")
+                    sys.stdout.write(harmless_json(event.model_dump_json()) + "\n")
                 else:
-                    sys.stdout.write(f"{say_moment(event.created_at)}  {event.level:5}  {event.message}\n")
+                    message = harmless_line(event.message)
+                    sys.stdout.write(f"{say_moment(event.created_at)}  {event.level:5}  {message}\n")
                 sys.stdout.flush()
 
 
@@ -161,7 +169,7 @@ def cost(job: JobArgument = "last", as_json: JsonOption = False) -> None:
 def _act(job: str, verb: str, *, as_json: bool) -> None:
     with connect() as client:
         done: Job = getattr(client.jobs, verb)(find_job_id(client, job))
-        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  {_status_now(done, verb)}"))
+        show(done, as_json=as_json, draw=lambda console: print_line(console, f"{done.id}  {_status_now(done, verb)}"))
 
 
 def _status_now(job: Job, verb: str) -> str:
@@ -207,8 +215,9 @@ def _server_errors_in(asked: JobFile) -> Iterator[None]:
 
 
 def _upload(client: Tunepool, path: Path, console: Console) -> str:
-    file = client.files.create(path)
-    console.print(f"uploaded {path.name} ({say_bytes(file.bytes)}) as {file.id}", style="dim")
+    with waiting(f"uploading {path.name}") as told:
+        file = client.files.create(path, on_progress=told)
+    print_line(console, f"uploaded {path.name} ({say_bytes(file.bytes)}) as {file.id}", style="dim")
     return file.id
 
 
@@ -294,4 +303,4 @@ def _draw_cost(console: Console, found: Cost) -> None:
     ]
     print_table(console, ("FROM", "FOR ", "DEVICE", "PRICE ", "AMOUNT ", ""), rows, none="nothing was billed yet")
     end = "" if found.final else " so far"
-    console.print(f"billed{end}: {say_usd(found.billed_usd_micros)}", style="bold")
+    print_line(console, f"billed{end}: {say_usd(found.billed_usd_micros)}", style="bold")

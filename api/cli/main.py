@@ -12,6 +12,7 @@ import typer
 
 from api.cli import accuracy, adapters, files, jobs, pool, stack, teams
 from api.cli.exits import CommandError, code_of, tell
+from api.cli.plain import survive_narrow_encodings
 from api.client.errors import ClientError
 from api.stack.errors import StackError
 
@@ -58,6 +59,7 @@ for panel, name, group in GROUPS:
 
 def main() -> None:
     """Run the command line; errors become one line on standard error and an exit code."""
+    survive_narrow_encodings()
     stamina.instrumentation.set_on_retry_hooks([])  # retries are the client's own business, not output
     try:
         app()

@@ -1,6 +1,7 @@
 """How results look: tables for people, JSON for programs, and every figure with its unit.
 
-At a terminal tables are drawn and coloured; into a pipe they are plain columns that are never cut.
+At a terminal tables are drawn and coloured; into a pipe they are plain columns that are never cut. Text of others is
+made harmless here, so what a command prints goes through these functions.
 """
 
 import json
@@ -14,6 +15,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from api.cli.plain import harmless, harmless_json
 from api.client.results import Result
 
 PIPE_COLUMNS = 500
@@ -44,9 +46,14 @@ def show(value: Result | Sequence[Result], *, as_json: bool, draw: Callable[[Con
         draw(make_console())
 
 
+def print_line(console: Console, text: str, *, style: str | None = None) -> None:
+    """A sentence in which nothing is markup; line ends stay."""
+    console.print(harmless(text, keep="\n\t"), style=style, markup=False)
+
+
 def print_json(value: Any) -> None:
     plain = value.model_dump(mode="json") if isinstance(value, Result) else value
-    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(harmless_json(json.dumps(plain, indent=2, ensure_ascii=False)) + "\n")
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, none: str) -> None:
@@ -56,15 +63,21 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
         console.print(none, style="dim")
         return
     if not console.is_terminal:
-        _print_plain(console, columns, [[str(cell) for cell in row] for row in listed])
+        _print_plain(console, columns, [[harmless(str(cell)) for cell in row] for row in listed])
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1), pad_edge=False, show_edge=False)
     for index, name in enumerate(columns):
         justify: JustifyMethod = "right" if name.endswith(" ") else "left"
         table.add_column(name.strip(), justify=justify, overflow="fold", no_wrap=index == 0)
     for row in listed:
-        table.add_row(*row)
+        table.add_row(*(harmless_cell(cell) for cell in row))
     console.print(table)
+
+
+def harmless_cell(cell: str | Text) -> Text:
+    """A text for a table, in which neither brackets nor control characters mean anything."""
+    plain = harmless(str(cell))
+    return cell if isinstance(cell, Text) and cell.plain == plain else Text(plain, getattr(cell, "style", ""))
 
 
 def print_facts(console: Console, facts: Iterable[tuple[str, str | Text | None]]) -> None:
@@ -73,13 +86,13 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str | Text | None]]
     if not console.is_terminal:
         width = max((len(name) for name, _ in known), default=0)
         for name, value in known:
-            console.print(f"{name:{width}}  {value}", markup=False)
+            console.print(f"{name:{width}}  {harmless(str(value))}", markup=False)
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in known:
-        table.add_row(name, value)
+        table.add_row(name, harmless_cell(value))
     console.print(table)
 
 

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from api.cli.connection import JsonOption, connect
 from api.cli.exits import CommandError
-from api.cli.output import print_table, say_bytes, say_moment, say_usd, show
+from api.cli.output import print_line, print_table, say_bytes, say_moment, say_usd, show
+from api.cli.waiting import waiting
 from api.client.results import Device, Pool
 
 models_app = typer.Typer(help="Base models of the pool: list, add, remove.")
@@ -53,8 +54,11 @@ def add_model(
     is_path = location.startswith((".", "/", "~")) or Path(location).is_dir()
     where = str(Path(location).expanduser().absolute()) if is_path and "://" not in location else location
     with connect() as client:
-        made = client.base_models.create(name=name, location=where)
-        show(made, as_json=as_json, draw=lambda console: console.print(f"{made.id}  {say_bytes(made.size_bytes)}"))
+        with waiting(f"reading {where}"):
+            made = client.base_models.create(name=name, location=where)
+        show(
+            made, as_json=as_json, draw=lambda console: print_line(console, f"{made.id}  {say_bytes(made.size_bytes)}")
+        )
 
 
 @models_app.command("remove")
@@ -62,7 +66,7 @@ def remove_model(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: 
     """Take a base model out of the registry; its files stay."""
     with connect() as client:
         done = client.base_models.delete(name)
-        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  removed"))
+        show(done, as_json=as_json, draw=lambda console: print_line(console, f"{done.id}  removed"))
 
 
 @prices_app.callback(invoke_without_command=True)
@@ -100,7 +104,7 @@ def set_price(
     with connect() as client:
         made = client.prices.create(device_type=device_type, usd_per_hour=usd_per_hour)
         text = f"{made.device_type}  {say_usd(made.usd_micros_per_hour)}/h"
-        show(made, as_json=as_json, draw=lambda console: console.print(text))
+        show(made, as_json=as_json, draw=lambda console: print_line(console, text))
 
 
 def _draw_pool(console: Console, found: Pool) -> None:

@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import httpx2
 import stamina
@@ -25,6 +25,8 @@ READ_SECONDS = 60.0
 
 Params = Mapping[str, str | int | bool | None]
 Body = Mapping[str, Any]
+OnProgress = Callable[[int, int], None]
+"""Called with the bytes that are there by now and the bytes that there will be."""
 
 
 class Transport:
@@ -59,13 +61,22 @@ class Transport:
         return self._json("DELETE", path)
 
     def post_file(
-        self, path: str, content: Path | bytes, *, field_name: str, fields: Mapping[str, str] | None = None
+        self,
+        path: str,
+        content: Path | bytes,
+        *,
+        field_name: str,
+        fields: Mapping[str, str] | None = None,
+        on_sent: Callable[[int], None] | None = None,
     ) -> Any:
-        """Send a file as multipart/form-data, streamed from where it is and opened anew for each try."""
+        """Send a file as multipart/form-data, streamed from where it is and opened anew for each try.
+
+        `on_sent` is told how many bytes of it were sent by now; a new try begins at 0 again.
+        """
         headers = {"idempotency-key": str(uuid.uuid4())}
 
         def send() -> httpx2.Response:
-            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as body:
+            with _open(content, on_sent) as body:
                 name = content.name if isinstance(content, Path) else "upload"
                 part = (name, body, "application/octet-stream")
                 return _answer(self.http.post(path, data=dict(fields or {}), files={field_name: part}, headers=headers))
@@ -129,6 +140,25 @@ class Transport:
 
     def _no_answer(self, error: Exception) -> str:
         return f"{self.base_url} does not answer: {error or type(error).__name__}"
+
+
+class _CountedFile(io.FileIO):
+    """A file that says how far it was read."""
+
+    def __init__(self, path: Path, on_read: Callable[[int], None]) -> None:
+        super().__init__(path, "rb")
+        self._on_read = on_read
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(-1 if size is None else size) or b""
+        self._on_read(self.tell())
+        return found
+
+
+def _open(content: Path | bytes, on_sent: Callable[[int], None] | None) -> BinaryIO:
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
+    return content.open("rb") if on_sent is None else cast(BinaryIO, _CountedFile(content, on_sent))
 
 
 def _answer(response: httpx2.Response) -> httpx2.Response:
