@@ -1,6 +1,7 @@
 """Which pool a command talks to: the one named in the environment, or else the stack that runs in the data folder."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,10 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", help="The data folder of the embedded stack.", envvar="TUNEPOOL_DATA_DIR"),
 ]
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or 'last' for the newest.")]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="A job's id or the end of it, or 'last' for the newest.")
+]
+SEARCHED_JOBS = 100
 
 
 def data_folder(asked: Path | None) -> DataFolder:
@@ -43,10 +47,16 @@ def connect() -> Tunepool:
 
 
 def find_job_id(client: Tunepool, asked: str) -> str:
-    """The id itself; 'last' is the newest job."""
-    if asked != "last":
+    """The id itself; 'last' is the newest job, and the end of an id is one of the newest jobs."""
+    if asked == "last":
+        page = client.jobs.list(limit=1)
+        if not page.data:
+            raise CommandError("there are no jobs yet", ExitCode.NOT_FOUND)
+        return page.data[0].id
+    if not re.fullmatch(r"[0-9a-f]{4,31}", asked):
         return asked
-    page = client.jobs.list(limit=1)
-    if not page.data:
-        raise CommandError("there are no jobs yet", ExitCode.NOT_FOUND)
-    return page.data[0].id
+    found = [job.id for job in client.jobs.list(limit=SEARCHED_JOBS).data if job.id.endswith(asked)]
+    if len(found) != 1:
+        problem = f"{len(found)} jobs end" if found else "none of the newest jobs ends"
+        raise CommandError(f"{problem} in {asked}", ExitCode.NOT_FOUND, hint="give the whole id; see `tunepool jobs`")
+    return found[0]

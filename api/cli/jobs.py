@@ -8,16 +8,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from api.cli.connection import JobArgument, JsonOption, connect, find_job_id
 from api.cli.estimates import draw_estimate
 from api.cli.exits import CommandError, ExitCode
 from api.cli.follow import SilentView, follow_job, make_view
+from api.cli.job_view import draw_job, load_job_view
 from api.cli.jobfile import JobFile, local_files, read_jobfile, upload_files
 from api.cli.output import (
     make_console,
-    print_facts,
     print_json,
     print_line,
     print_table,
@@ -32,7 +31,7 @@ from api.cli.output import (
 from api.cli.plain import harmless_json, harmless_line
 from api.cli.waiting import waiting
 from api.client.errors import ApiError
-from api.client.results import Attempt, Cost, Job
+from api.client.results import Cost, Job
 from api.client.tunepool import Tunepool
 
 JobFileArgument = Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A job file; see examples/qlora.yaml.")]
@@ -100,15 +99,14 @@ def jobs(
 
 
 def show_job(job: JobArgument = "last", follow: FollowOption = False, as_json: JsonOption = False) -> None:
-    """Show one job: state, progress, error, cost, adapter."""
+    """Show one job: state, progress, error, cost, adapter; its loss as a curve, its memory as bars."""
     with connect() as client:
         job_id = find_job_id(client, job)
         if follow:
             _follow_to_exit(client, job_id, as_json=as_json)
             return
         found = client.jobs.get(job_id)
-        attempts = client.jobs.attempts(job_id) if not as_json else ()
-        show(found, as_json=as_json, draw=lambda console: _draw_job(console, found, attempts))
+        show(found, as_json=as_json, draw=lambda console: draw_job(console, load_job_view(client, found)))
 
 
 def logs(
@@ -185,7 +183,7 @@ def _follow_to_exit(client: Tunepool, job_id: str, *, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:
-        _draw_job(console, job, client.jobs.attempts(job_id))
+        draw_job(console, load_job_view(client, job))
     if job.status != "succeeded":
         raise typer.Exit(ExitCode.JOB_FAILED)
 
@@ -247,46 +245,6 @@ def _draw_jobs(console: Console, found: tuple[Job, ...]) -> None:
         for job in found
     ]
     print_table(console, ("JOB", "STATUS", "DONE ", "MODEL", "CREATED", "BILLED "), rows, none="no jobs yet")
-
-
-def _draw_job(console: Console, job: Job, attempts: tuple[Attempt, ...]) -> None:
-    progress, cost_now = job.progress, job.cost
-    ran = attempts[-1] if attempts else None
-    steps = f"{progress.step} of {progress.total_steps} steps" if progress and progress.total_steps else None
-    took = (job.finished_at - job.started_at) if job.finished_at and job.started_at else None
-    error = Text(f"{job.error.message} ({job.error.code})", style="red") if job.error else None
-    hint = ran.failure.hint if ran and ran.failure and job.status == "failed" else None
-    print_facts(
-        console,
-        [
-            ("job", job.id),
-            ("status", status_text(f"{job.status}" + (f" ({job.phase})" if job.phase and not job.is_final else ""))),
-            ("model", job.model),
-            ("progress", steps),
-            ("error", error),
-            ("hint", hint),
-            ("warnings", "; ".join(job.warnings)),
-            ("team", job.team),
-            ("created", say_moment(job.created_at)),
-            ("ran for", say_seconds(took)),
-            ("attempts", str(len(attempts)) if len(attempts) > 1 else None),
-            ("device", ran.device_id if ran else None),
-            ("memory", _say_memory(ran) if ran else None),
-            ("billed", say_usd(cost_now.billed_usd_micros) if cost_now else None),
-            ("lost", f"{say_usd(cost_now.lost_usd_micros)}, charged to nobody" if _lost(job) and cost_now else None),
-            ("adapter", job.adapter_id),
-            ("name", job.fine_tuned_model),
-        ],
-    )
-
-
-def _lost(job: Job) -> bool:
-    return bool(job.cost and job.cost.lost_usd_micros)
-
-
-def _say_memory(attempt: Attempt) -> str:
-    peak = f", peak {say_bytes(attempt.peak_device_bytes)}" if attempt.peak_device_bytes else ""
-    return f"{say_bytes(attempt.reserved_bytes)} reserved{peak}"
 
 
 def _draw_cost(console: Console, found: Cost) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, files, jobs, pool, stack, teams
+from api.cli import accuracy, adapters, files, jobs, plot, pool, stack, teams, top
 from api.cli.exits import CommandError, code_of, tell
 from api.cli.plain import survive_narrow_encodings
 from api.client.errors import ClientError
@@ -34,6 +34,8 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (JOBS, "accuracy", accuracy.accuracy),
     (JOBS, "jobs", jobs.jobs),
     (JOBS, "show", jobs.show_job),
+    (JOBS, "top", top.top),
+    (JOBS, "plot", plot.plot),
     (JOBS, "logs", jobs.logs),
     (JOBS, "events", jobs.events),
     (JOBS, "cost", jobs.cost),

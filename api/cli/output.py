@@ -124,6 +124,14 @@ def say_bytes(size_bytes: int | None) -> str:
     return f"{size:.1f} TiB"
 
 
+def say_part(part_bytes: int, whole_bytes: int) -> str:
+    """'9.8 of 23.6 GiB': both in the unit of the whole."""
+    whole = say_bytes(whole_bytes)
+    unit = whole.split()[1]
+    scale = 1024 ** ("B", "KiB", "MiB", "GiB", "TiB").index(unit)
+    return f"{part_bytes / scale:.{0 if unit == 'B' else 1}f} of {whole}"
+
+
 def say_seconds(seconds: float | None) -> str:
     """3725 is '1h 02m 05s'."""
     if seconds is None:
@@ -133,6 +141,16 @@ def say_seconds(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02d}m {rest:02d}s" if hours else f"{minutes}m {rest:02d}s"
+
+
+def say_age(seconds: float) -> str:
+    """To the largest unit: 3725 is '1h 02m', 90 is '1m 30s', a week '7d'."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m" if whole < 2 * 86_400 else f"{whole // 86_400}d"
 
 
 def say_moment(unix_seconds: float | None) -> str:
