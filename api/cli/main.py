@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, files, jobs, plot, pool, stack, teams, top
+from api.cli import accuracy, adapters, completion, files, init, jobs, plot, pool, stack, teams, top
 from api.cli.exits import CommandError, code_of, tell
 from api.cli.plain import survive_narrow_encodings
 from api.client.errors import ClientError
@@ -23,12 +23,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-STACK, JOBS, RESULTS, POOL = "The embedded stack", "Jobs", "Data and results", "The pool"
+STACK, JOBS, RESULTS, POOL, SHELL = "The embedded stack", "Jobs", "Data and results", "The pool", "This shell"
 
 COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (STACK, "up", stack.up),
     (STACK, "down", stack.down),
     (STACK, "status", stack.status),
+    (JOBS, "init", init.init),
     (JOBS, "submit", jobs.submit),
     (JOBS, "estimate", jobs.estimate),
     (JOBS, "accuracy", accuracy.accuracy),
@@ -45,6 +46,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (RESULTS, "adapters", adapters.adapters),
     (RESULTS, "pull", adapters.pull),
     (POOL, "pool", pool.pool),
+    (SHELL, "completion", completion.completion),
 )
 GROUPS = (
     (RESULTS, "files", files.app),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.connection import JsonOption, connect, find_job_id
+from api.cli.connection import JsonOption, complete_job, connect, find_job_id
 from api.cli.curves import Curve, list_metrics, read_curve
 from api.cli.exits import CommandError, ExitCode
 from api.cli.output import make_console, print_json, print_line
@@ -37,7 +37,8 @@ class Run:
 
 def plot(
     jobs: Annotated[
-        list[str] | None, typer.Argument(metavar="JOB…", help="Jobs, as everywhere; the newest when left out.")
+        list[str] | None,
+        typer.Argument(metavar="JOB…", help="The newest when left out.", autocompletion=complete_job),
     ] = None,
     metric: Annotated[
         list[str] | None,
