@@ -7,12 +7,20 @@ from decimal import Decimal
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from api.cli.plain import harmless
+from orchestrator.domain.spec import Hyperparameters, LoraSpec, QuantizationSpec, ResourcesSpec, TrainingSpec
 
 WIDTH = 100
 COMMENT_COLUMN = 34
-SECTIONS = ("hyperparameters", "lora", "quantization", "training", "resources", "metadata")
+SECTIONS: dict[str, type[BaseModel]] = {
+    "hyperparameters": Hyperparameters,
+    "lora": LoraSpec,
+    "quantization": QuantizationSpec,
+    "training": TrainingSpec,
+    "resources": ResourcesSpec,
+}
 TOP_FIELDS = ("model", "training_file", "validation_file", "suffix", "seed", "priority", "max_cost_usd")
 
 
@@ -33,11 +41,16 @@ def render_job(fields: Sequence[JobField], *, head: str = "", tail: str = "") ->
     blocks.append("\n".join(line for field in top for line in _render(field, "")))
     for section in SECTIONS:
         inside = [field for field in fields if len(field.place) == 2 and field.place[0] == section]
+        inside.sort(key=lambda field: _order(section).index(field.place[1]))
         if inside:
             blocks.append("\n".join([f"{section}:", *(line for field in inside for line in _render(field, "  "))]))
     if tail:
         blocks.append(_comment(tail))
     return "\n\n".join(blocks) + "\n"
+
+
+def _order(section: str) -> list[str]:
+    return list(SECTIONS[section].model_fields)
 
 
 def _render(field: JobField, indent: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, completion, files, init, jobs, plot, pool, stack, teams, top
+from api.cli import accuracy, adapters, completion, files, importing, init, jobs, plot, pool, stack, teams, top
 from api.cli.exits import CommandError, code_of, tell
 from api.cli.plain import survive_narrow_encodings
 from api.client.errors import ClientError
@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (STACK, "down", stack.down),
     (STACK, "status", stack.status),
     (JOBS, "init", init.init),
+    (JOBS, "import", importing.import_file),
     (JOBS, "submit", jobs.submit),
     (JOBS, "estimate", jobs.estimate),
     (JOBS, "accuracy", accuracy.accuracy),
