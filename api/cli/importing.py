@@ -74,7 +74,7 @@ def _tail(out: Translation) -> str:
     if not lost:
         return ""
     told = [f"  {note.name}: {_value(note)}  {note.text}" for note in lost]
-    steps = ["", "To do:", *(f"  {step}" for step in out.todo)] if out.todo else []
+    steps = ["", "To do:", *(f"    {step}" for step in out.todo)] if out.todo else []
     return "\n".join(["Without a counterpart:", *told, *steps])
 
 

@@ -120,7 +120,7 @@ def _check(job: JobFile) -> None:
         problems = invalid.errors(include_url=False)
         location = _written(job, problems[0]["loc"])
         same = [problem for problem in problems if _written(job, problem["loc"]) == location]
-        raise job.error(location, _say(same, location)) from invalid
+        raise job.error(location, say_problems(same, location)) from invalid
 
 
 def _written(job: JobFile, location: Location) -> Location:
@@ -135,7 +135,7 @@ def _written(job: JobFile, location: Location) -> Location:
     return kept or location[:1]
 
 
-def _say(problems: list[Any], location: Location) -> str:
+def say_problems(problems: list[Any], location: Location) -> str:
     """One sentence about the problems of one field; a field of several types has one for each."""
     first = problems[0]
     if first["type"] == "extra_forbidden":

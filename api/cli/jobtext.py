@@ -14,6 +14,8 @@ from orchestrator.domain.spec import Hyperparameters, LoraSpec, QuantizationSpec
 
 WIDTH = 100
 COMMENT_COLUMN = 34
+UNWRAPPED = "    "
+"""A line of a comment that begins so is a command, to be copied."""
 SECTIONS: dict[str, type[BaseModel]] = {
     "hyperparameters": Hyperparameters,
     "lora": LoraSpec,
@@ -66,9 +68,12 @@ def _render(field: JobField, indent: str) -> Iterator[str]:
 
 
 def _comment(text: str, indent: str = "") -> str:
-    """Lines of comment; an empty line of the text stays one, an indented one keeps its shape."""
+    """Lines of comment; an empty line stays one, an indented one keeps its shape."""
     lines: list[str] = []
     for paragraph in text.splitlines():
+        if paragraph.startswith(UNWRAPPED):
+            lines.append(f"{indent}# {harmless(paragraph)}")
+            continue
         hanging = " " * (len(paragraph) - len(paragraph.lstrip()))
         wrapped = textwrap.wrap(
             harmless(paragraph),

@@ -202,6 +202,8 @@ def test_a_failed_job_is_shown_with_its_reason_and_what_to_do(api: StubApi, tune
     device = {"device_id": "here/cpu:0", "device_type": "cpu", "reserved_bytes": 2**30, "peak_device_bytes": 2**29}
     attempt = {"id": "attempt-1", "number": 1, "state": "failed", "failure": failure, **device}
     api.on("GET", f"{JOBS}/ftjob-1/attempts", as_list(attempt))
+    api.on("GET", f"{JOBS}/ftjob-1/metrics", as_list())
+    api.on("GET", "/v1/pool", as_json({"object": "pool", "devices": []}))
     out = tunepool("show", "ftjob-1").out
     for words in ("4 GiB were not enough (out_of_memory)", "Lower training.micro_batch_size", "here/cpu:0"):
         assert words in out

@@ -169,11 +169,10 @@ def translate(out: Translation, target: Target) -> None:
     finish_warmup(out)
     finish_strategies(out, evaluates="steps" if out.source.has("eval_steps") else "no")
     set_defaults(out, tool="Axolotl", defaults=DEFAULTS)
-    share = out.source.get("val_set_size", 0)
     place_data(
         out,
         list(_sources(out)),
-        held_out=float(share) if isinstance(share, int | float) else 0.0,
+        held_out=out.source.share("val_set_size"),
         held_out_field="val_set_size",
         target=target,
     )
@@ -182,7 +181,7 @@ def translate(out: Translation, target: Target) -> None:
 def _set_method(out: Translation) -> None:
     """adapter: lora, qlora, or none, which is full fine-tuning there."""
     source = out.source
-    adapter = source.get("adapter")
+    adapter = source.word("adapter")
     if not adapter:
         out.note("adapter", Fate.CHANGED, "all weights are trained there; a job trains an adapter (LoRA of rank 16)")
     elif adapter not in {"lora", "qlora"}:
@@ -225,8 +224,8 @@ def _shape(entry: dict[str, Any]) -> Shape | None:
         names = {ours: kind[theirs] for ours, theirs in _USER_DEFINED.items() if kind.get(theirs)}
         return Shape(Kind.INSTRUCTION, **names)
     if any(entry.get(name) for name in ("field_messages", "message_property_mappings", "roles", "message_field_role")):
-        mapping = entry.get("message_property_mappings") or {}
-        roles = {**ROLES, **{name: ours for ours, names in (entry.get("roles") or {}).items() for name in names}}
+        mapping, renamed = _mapping(entry, "message_property_mappings"), _mapping(entry, "roles")
+        roles = {**ROLES, **{str(name): ours for ours, names in renamed.items() for name in names}}
         return Shape(
             Kind.TURNS,
             entry.get("field_messages", "messages"),
@@ -235,6 +234,11 @@ def _shape(entry: dict[str, Any]) -> Shape | None:
             roles,
         )
     return None
+
+
+def _mapping(entry: dict[str, Any], name: str) -> dict[str, Any]:
+    found = entry.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 _USER_DEFINED = {

@@ -36,7 +36,7 @@ class Source:
     def find(self, folder: Path) -> Path | None:
         """The file of this machine that is meant, looked for beside the foreign file and where we are."""
         for path in (folder / self.location, Path(self.location)):
-            if path.suffix in SUFFIXES and path.is_file():
+            if path.suffix in SUFFIXES and "\0" not in self.location and path.is_file():
                 return path.resolve()
         return None
 
@@ -177,7 +177,8 @@ def _tell_missing(out: Translation, source: Source) -> None:
         out.note(source.field, Fate.LOST, text)
         return
     file = f"{source.location.rsplit('/', 1)[-1]}.jsonl"
-    fetch = f"from datasets import load_dataset as load; load({source.location!r}, split='train').to_json({file!r})"
+    location, name = json.dumps(source.location), json.dumps(file)
+    fetch = f'from datasets import load_dataset as load; load({location}, split="train").to_json({name})'
     out.note(source.field, Fate.LOST, f"{source.location} is a data set of a hub, and a job names a file")
     out.todo.append(f"python -c {shlex.quote(fetch)}")
     out.todo.append(f"name {file} in {out.source.path.name}, and import again with --convert-data")

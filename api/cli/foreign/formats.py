@@ -1,6 +1,6 @@
 """Which tool a file is for, and the file as a job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -12,6 +12,7 @@ from api.cli.foreign import axolotl, llamafactory, trl
 from api.cli.foreign.data import Target
 from api.cli.foreign.given import ForeignFile
 from api.cli.foreign.rules import Place, Translation
+from api.cli.jobfile import say_problems
 from orchestrator.domain.spec import JobSpec
 
 
@@ -34,11 +35,6 @@ FORMATS = {
     Tool.AXOLOTL: Format("Axolotl", axolotl.MARKS, axolotl.translate),
     Tool.LLAMA_FACTORY: Format("LLaMA-Factory", llamafactory.MARKS, llamafactory.translate),
     Tool.TRL: Format("TRL and PEFT", trl.MARKS, trl.translate),
-}
-COMMANDS = {
-    "train_bash": Tool.LLAMA_FACTORY,
-    "llamafactory-cli": Tool.LLAMA_FACTORY,
-    "run_exp": Tool.LLAMA_FACTORY,
 }
 OWN_FIELDS = frozenset({"training_file", "hyperparameters", "quantization", "max_cost_usd"})
 
@@ -84,16 +80,20 @@ def _check(out: Translation) -> None:
     try:
         JobSpec.model_validate({**fields, "method": {"supervised": {"hyperparameters": hyperparameters}}})
     except ValidationError as invalid:
-        problem = invalid.errors(include_url=False)[0]
-        raise _error(out, problem) from invalid
+        raise _error(out, invalid.errors(include_url=False)) from invalid
 
 
-def _error(out: Translation, problem: Any) -> CommandError:
+def _error(out: Translation, problems: Sequence[Any]) -> CommandError:
     """With the field of the foreign file that the refused one came from."""
-    parts = tuple(str(part) for part in problem["loc"] if part not in {"method", "supervised"})
-    place: Place = next((known for known in out.fields if parts[: len(known)] == known), parts[:2])
+    place = _place_of(out, problems[0])
+    text = say_problems([problem for problem in problems if _place_of(out, problem) == place], place)
     given = out.origins.get(place)
-    text = str(problem["msg"]).removeprefix("Input ").removeprefix("Value error, ")
     if given is None:
-        return CommandError(f"{out.source.path}:1: {'.'.join(place)}: {text[0].lower()}{text[1:]}")
-    return out.source.error(given.name, f"{text[0].lower()}{text[1:]}, but is {given.value!r} ({'.'.join(place)})")
+        return CommandError(f"{out.source.path}:1: {'.'.join(place)}: {text}")
+    return out.source.error(given.name, f"{text} ({'.'.join(place)})")
+
+
+def _place_of(out: Translation, problem: Any) -> Place:
+    """Pydantic adds the types of a union that it tried, and the method's own path."""
+    parts = tuple(str(part) for part in problem["loc"] if part not in {"method", "supervised"})
+    return next((known for known in out.fields if parts[: len(known)] == known), parts[:2])

@@ -15,6 +15,7 @@ from api.cli.exits import CommandError
 from api.cli.jobfile import read_yaml
 
 LARGEST_BYTES = 1024**2
+LARGEST_SHARE = 10**9
 PROGRAMS = ("trl", "llamafactory-cli", "llamafactory")
 SCRIPTS = ("sft.py", "train_bash.py", "run_sft.py", "run_exp.py", "train.py")
 ENDS = frozenset({"&&", "||", ";", "|", ">", ">>", "2>&1", "&"})
@@ -41,6 +42,20 @@ class ForeignFile:
         """The field's value; the default when it is not there or null."""
         found = self.fields.get(name)
         return default if found is None or found.value is None else found.value
+
+    def word(self, name: str, default: str = "") -> str:
+        """The field's value as text. Raises CommandError for a list or a mapping."""
+        value = self.get(name, default)
+        if isinstance(value, list | dict):
+            raise self.error(name, f"should be one word, but is {value!r}")
+        return str(value)
+
+    def share(self, name: str) -> float:
+        """A number that is not below zero, 0 when it is not there. Raises CommandError."""
+        value = self.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < LARGEST_SHARE:
+            raise self.error(name, f"should be a share or a number of rows, but is {value!r}")
+        return float(value)
 
     def has(self, *names: str) -> bool:
         return any(name in self.fields for name in names)

@@ -147,7 +147,7 @@ V1_DEFAULTS = {**DEFAULTS, "training.micro_batch_size": 1, "training.learning_ra
 def translate(out: Translation, target: Target) -> None:
     source = out.source
     is_v1 = source.has("model_class", "train_dataset", "peft_config.name")
-    stage = source.get("stage", "sft")
+    stage = source.word("stage", "sft")
     if stage != "sft":
         raise source.error("stage", f"{stage} has no counterpart; {ONLY_SFT}")
     out.apply(FIELDS)
@@ -156,11 +156,10 @@ def translate(out: Translation, target: Target) -> None:
     finish_warmup(out)
     finish_strategies(out)
     set_defaults(out, tool="LLaMA-Factory", defaults=V1_DEFAULTS if is_v1 else DEFAULTS)
-    share = source.get("val_size", 0)
     place_data(
         out,
         list(_sources(out)),
-        held_out=float(share) if isinstance(share, int | float) else 0.0,
+        held_out=out.source.share("val_size"),
         held_out_field="val_size",
         target=target,
     )
@@ -168,7 +167,7 @@ def translate(out: Translation, target: Target) -> None:
 
 def _set_method(out: Translation) -> None:
     source = out.source
-    method = source.get("finetuning_type", source.get("peft_config.name", "lora"))
+    method = source.word("finetuning_type", source.word("peft_config.name", "lora"))
     if method in {"full", "freeze"}:
         out.note(
             "finetuning_type", Fate.CHANGED, "weights of the model are trained there; a job trains an adapter (LoRA)"

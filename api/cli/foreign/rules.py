@@ -4,6 +4,7 @@ Three things can come of a field: it becomes a field of ours, perhaps changed; i
 by itself; or it has no counterpart and is lost, which is told with a reason and what to do instead.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -166,9 +167,12 @@ def number(value: Any) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise UnfitError("it should be a number")
     try:
-        return value if isinstance(value, int | float) else float(value)
+        found = value if isinstance(value, int | float) else float(value)
     except ValueError:
         raise UnfitError("it should be a number") from None
+    if not math.isfinite(found):
+        raise UnfitError("it should be a finite number")
+    return found
 
 
 def whole(value: Any) -> int:

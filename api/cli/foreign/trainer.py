@@ -10,6 +10,7 @@ from api.cli.foreign.rules import (
     Fate,
     Rule,
     Translation,
+    UnfitError,
     each,
     epochs,
     limit,
@@ -98,7 +99,10 @@ def finish_warmup(out: Translation) -> None:
     if value is None:
         return
     given, total = out.source.fields["warmup_steps"], out.source.get("max_steps")
-    count = float(value)
+    try:
+        count = number(value)
+    except UnfitError as unfit:
+        raise out.source.error("warmup_steps", str(unfit)) from unfit
     if 0 < count < 1:
         out.set("training.warmup_ratio", count, given)
     elif count == 0:
@@ -113,12 +117,12 @@ def finish_warmup(out: Translation) -> None:
 def finish_strategies(out: Translation, *, evaluates: str = "no") -> None:
     """Steps mean something with a strategy by steps only; `evaluates` is the strategy when none is given."""
     name = "eval_strategy" if out.source.has("eval_strategy") else "evaluation_strategy"
-    evaluates = str(out.source.get(name) or evaluates).removeprefix("IntervalStrategy.").lower()
+    evaluates = (out.source.word(name) or evaluates).removeprefix("IntervalStrategy.").lower()
     if evaluates != "steps":
         out.drop("training.eval_steps")
     if evaluates == "epoch":
         out.note(name, Fate.CHANGED, EIGHT_A_RUN)
-    saves = str(out.source.get("save_strategy", "steps"))
+    saves = out.source.word("save_strategy", "steps")
     if evaluates != "steps":
         out.drop("training.eval_steps")
     if evaluates == "epoch":
@@ -133,8 +137,8 @@ def finish_strategies(out: Translation, *, evaluates: str = "no") -> None:
 
 def join_revision(out: Translation, name: str) -> None:
     """A revision of the model becomes part of its name: org/model@revision."""
-    revision, model = out.source.get(name), out.fields.get(("model",))
-    if model is not None and revision not in {None, "main"}:
+    revision, model = out.source.word(name), out.fields.get(("model",))
+    if model is not None and revision not in {"", "main"}:
         out.set("model", f"{model.value}@{revision}", out.origins[("model",)])
 
 

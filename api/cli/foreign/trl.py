@@ -56,6 +56,7 @@ MARKS = frozenset(
         *("model_name_or_path", "base_model_name_or_path", "load_in_4bit", "packing", "num_train_epochs"),
     }
 )
+OTHER_COMMANDS = frozenset({"dpo", "grpo", "kto", "reward", "rloo", "gkd", "orpo", "cpo", "ppo", "bco"})
 LOSS = "the loss counts on the assistant's words only"
 TEMPLATE = "rows are rendered with the model's own chat template"
 
@@ -126,7 +127,7 @@ def flatten_sections(source: ForeignFile) -> ForeignFile:
 
 def translate(out: Translation, target: Target) -> None:
     source = out.source
-    if source.command and source.command not in {"sft", "run_sft"}:
+    if source.command in OTHER_COMMANDS:
         first = next(iter(source.fields.values()))
         raise source.error(first.name, f"`trl {source.command}` has no counterpart; jobs are supervised (sft)")
     out.apply(FIELDS)
@@ -136,11 +137,10 @@ def translate(out: Translation, target: Target) -> None:
     finish_strategies(out)
     note_targets(out, "target_modules" if source.has("r", "peft_type") else "lora_target_modules")
     _set_defaults(out)
-    share = source.get("test_split_size", 0)
     place_data(
         out,
         list(_sources(source)),
-        held_out=float(share) if isinstance(share, int | float) else 0.0,
+        held_out=out.source.share("test_split_size"),
         held_out_field="test_split_size",
         target=target,
     )
@@ -148,7 +148,7 @@ def translate(out: Translation, target: Target) -> None:
 
 def _set_method(out: Translation) -> None:
     source = out.source
-    kind = str(source.get("peft_type", "LORA")).upper()
+    kind = source.word("peft_type", "LORA").upper()
     if not kind.endswith("LORA"):
         raise source.error("peft_type", f"{kind} has no counterpart; jobs train LoRA adapters")
     names_lora = source.has("lora_r", "r", "peft_type", "target_modules", "lora_alpha")
