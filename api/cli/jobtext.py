@@ -87,9 +87,11 @@ def _comment(text: str, indent: str = "") -> str:
 
 
 def _scalar(value: Any) -> str:
-    """The value in one line of YAML."""
+    """The value in one line of YAML; text that would break or colour a line is escaped."""
     if isinstance(value, Decimal):
         return str(value)
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, allow_unicode=True)
+    if harmless(text, keep="\n") != text or "\n" in text.removesuffix("\n").removesuffix("\n..."):
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, default_style='"')
     return text.removesuffix("\n").removesuffix("\n...").strip()

@@ -70,7 +70,7 @@ def draw_plot(
     console.print(_legend(title, drawn, unicode=unicode, along="time" if by_time else "step"))
     canvas = _canvas(drawn, console.width, lines_high, by_time=by_time, log=log, colored=colored)
     canvas = canvas if unicode else canvas.translate(TO_ASCII)
-    console.print(Text.from_ansi(canvas, no_wrap=True, overflow="crop"))
+    console.print(Text.from_ansi(canvas.rstrip(), no_wrap=True, overflow="crop"))
 
 
 def _logarithmic(line: _Drawn) -> _Drawn:
@@ -100,7 +100,8 @@ def _canvas(drawn: Sequence[_Drawn], width: int, height: int, *, by_time: bool, 
     x_low, x_high = _range([x for line in drawn for x in line.x])
     y_low, y_high = _range([y for line in drawn for y in line.y])
     x_ticks = choose_ticks(x_low, x_high, max(2, width // COLUMNS_PER_TICK), smallest=1)
-    y_ticks = choose_ticks(y_low, y_high, max(2, height // LINES_PER_TICK))
+    y_count = max(2, height // LINES_PER_TICK)
+    y_ticks = choose_log_ticks(y_low, y_high, y_count) if log else choose_ticks(y_low, y_high, y_count)
     figure.ruler("x").lim(x_low, x_high)
     figure.ruler("x").ticks(x_ticks, [say_age(x) if by_time else f"{x:,.0f}" for x in x_ticks])
     figure.ruler("y").lim(y_low, y_high)
@@ -123,9 +124,22 @@ def choose_ticks(low: float, high: float, count: int, *, smallest: float = 0.0) 
     return [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
+def choose_log_ticks(low: float, high: float, count: int) -> list[float]:
+    """Powers of ten of round numbers, from `low` to `high`, which are powers of ten themselves."""
+    if high - low < 1:
+        return [math.log10(tick) for tick in choose_ticks(10**low, 10**high, count)]
+    found = [
+        power + math.log10(digit)
+        for power in range(math.floor(low), math.ceil(high) + 1)
+        for digit in ((1, 2, 5) if high - low < count / 3 else (1,))
+    ]
+    kept = [tick for tick in found if low <= tick <= high]
+    return kept[:: max(1, -(-len(kept) // (count + 1)))]
+
+
 def _labels(ticks: Sequence[float]) -> list[str]:
     """Figures with as few decimal places as tell neighbours apart; tiny ones with a power of ten."""
-    gaps = [high - low for low, high in pairwise(ticks)] or [1.0]
+    gaps = [high - low for low, high in pairwise(ticks) if high > low] or [1.0]
     if max(abs(tick) for tick in ticks) < TINY:
         return [f"{tick:.1e}" if tick else "0" for tick in ticks]
     places = max(0, math.ceil(-math.log10(min(gaps)) - 1e-6))
