@@ -25,7 +25,7 @@ class Files:
         size_bytes = path.stat().st_size
         if size_bytes > WHOLE_BYTES:
             return self._upload_parts(path, purpose, on_progress)
-        on_sent = partial(_tell, on_progress, size_bytes) if on_progress else None
+        on_sent = partial(_tell, on_progress, size_bytes)
         sent = self._transport.post_file(FILES, path, field_name="file", fields={"purpose": purpose}, on_sent=on_sent)
         return File.model_validate(sent)
 
@@ -61,13 +61,16 @@ class Files:
         part_ids = []
         with path.open("rb") as file:
             while chunk := file.read(PART_BYTES):
-                part = self._transport.post_file(f"{UPLOADS}/{upload['id']}/parts", chunk, field_name="data")
+                on_sent = partial(_tell, on_progress, size_bytes, begin=file.tell() - len(chunk))
+                part = self._transport.post_file(
+                    f"{UPLOADS}/{upload['id']}/parts", chunk, field_name="data", on_sent=on_sent
+                )
                 part_ids.append(part["id"])
-                if on_progress is not None:
-                    on_progress(file.tell(), size_bytes)
         done = self._transport.post(f"{UPLOADS}/{upload['id']}/complete", {"part_ids": part_ids})
         return File.model_validate(done["file"])
 
 
-def _tell(on_progress: OnProgress, size_bytes: int, sent_bytes: int) -> None:
-    on_progress(sent_bytes, size_bytes)
+def _tell(on_progress: OnProgress | None, size_bytes: int, sent_bytes: int, *, begin: int = 0) -> None:
+    """`sent_bytes` of what begins at byte `begin` of the file."""
+    if on_progress is not None:
+        on_progress(begin + sent_bytes, size_bytes)

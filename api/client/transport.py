@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import httpx2
 import stamina
@@ -142,23 +142,22 @@ class Transport:
         return f"{self.base_url} does not answer: {error or type(error).__name__}"
 
 
-class _CountedFile(io.FileIO):
-    """A file that says how far it was read."""
+class _Counted(io.BufferedReader):
+    """A body that says how far it was read."""
 
-    def __init__(self, path: Path, on_read: Callable[[int], None]) -> None:
-        super().__init__(path, "rb")
+    def __init__(self, raw: io.FileIO | io.BytesIO, on_read: Callable[[int], None]) -> None:
+        super().__init__(raw)
         self._on_read = on_read
 
     def read(self, size: int | None = -1) -> bytes:
-        found = super().read(-1 if size is None else size) or b""
+        found = super().read(size)
         self._on_read(self.tell())
         return found
 
 
 def _open(content: Path | bytes, on_sent: Callable[[int], None] | None) -> BinaryIO:
-    if isinstance(content, bytes):
-        return io.BytesIO(content)
-    return content.open("rb") if on_sent is None else cast(BinaryIO, _CountedFile(content, on_sent))
+    raw = io.BytesIO(content) if isinstance(content, bytes) else io.FileIO(content)
+    return _Counted(raw, on_sent or (lambda sent_bytes: None))
 
 
 def _answer(response: httpx2.Response) -> httpx2.Response:
