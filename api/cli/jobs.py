@@ -24,8 +24,10 @@ from api.cli.output import (
     say_clock,
     say_moment,
     say_seconds,
+    say_since,
     say_usd,
     show,
+    show_id,
     status_text,
 )
 from api.cli.plain import harmless_json, harmless_line
@@ -235,11 +237,11 @@ def _split_pair(pair: str) -> tuple[str, str]:
 def _draw_jobs(console: Console, found: tuple[Job, ...]) -> None:
     rows = [
         (
-            job.id,
+            show_id(console, job.id),
             status_text(job.status),
             f"{job.progress.percent:.0f} %" if job.progress and job.progress.percent is not None else "",
             job.model,
-            say_moment(job.created_at),
+            say_since(console, job.created_at),
             say_usd(job.cost.billed_usd_micros) if job.cost else "",
         )
         for job in found

@@ -6,6 +6,7 @@ made harmless here, so what a command prints goes through these functions.
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,8 @@ from api.cli.plain import harmless, harmless_json
 from api.client.results import Result
 
 PIPE_COLUMNS = 500
+ROOMY_COLUMNS = 130
+SHORT_ID = 8
 STATUS_STYLES = {
     "succeeded": "green",
     "processed": "green",
@@ -57,7 +60,10 @@ def print_json(value: Any) -> None:
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, none: str) -> None:
-    """`none` is said when there are no rows. A column whose name ends in a blank is aligned to the right."""
+    """`none` is said when there are no rows. A column whose name ends in a blank is aligned to the right.
+
+    Where the terminal is too narrow the widest column is folded, and no other.
+    """
     listed = list(rows)
     if not listed:
         console.print(none, style="dim")
@@ -66,9 +72,11 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
         _print_plain(console, columns, [[harmless(str(cell)) for cell in row] for row in listed])
         return
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1), pad_edge=False, show_edge=False)
+    widths = [max(len(str(row[index])) for row in listed) for index in range(len(columns))]
+    folded = max(range(1, len(columns)), key=lambda index: widths[index], default=0)
     for index, name in enumerate(columns):
         justify: JustifyMethod = "right" if name.endswith(" ") else "left"
-        table.add_column(name.strip(), justify=justify, overflow="fold", no_wrap=index == 0)
+        table.add_column(name.strip(), justify=justify, overflow="fold", no_wrap=index != folded)
     for row in listed:
         table.add_row(*(harmless_cell(cell) for cell in row))
     console.print(table)
@@ -106,6 +114,18 @@ def _print_plain(console: Console, columns: Sequence[str], rows: Sequence[Sequen
             for cell, width, name in zip(line, widths, columns, strict=True)
         ]
         console.print("  ".join(cells).rstrip(), markup=False)
+
+
+def show_id(console: Console, object_id: str) -> str:
+    """The whole id, or its end on a screen without room for it; commands take ends, too."""
+    return object_id if not console.is_terminal or console.width >= ROOMY_COLUMNS else object_id[-SHORT_ID:]
+
+
+def say_since(console: Console, unix_seconds: float) -> str:
+    """The local time, or how long ago that was on a screen without room for it."""
+    if not console.is_terminal or console.width >= ROOMY_COLUMNS:
+        return say_moment(unix_seconds)
+    return f"{say_age(time.time() - unix_seconds)} ago"
 
 
 def status_text(status: str) -> Text:

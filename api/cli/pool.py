@@ -10,7 +10,7 @@ from rich.text import Text
 
 from api.cli.connection import JsonOption, connect
 from api.cli.exits import CommandError
-from api.cli.output import print_line, print_table, say_bytes, say_moment, say_usd, show
+from api.cli.output import print_line, print_table, say_bytes, say_moment, say_usd, show, show_id
 from api.cli.waiting import waiting
 from api.client.results import Device, Pool
 
@@ -109,12 +109,15 @@ def set_price(
 
 def _draw_pool(console: Console, found: Pool) -> None:
     columns = ("DEVICE", "TYPE", "MEMORY ", "RESERVED ", "FREE ", "RUNS")
-    print_table(console, columns, [_device_row(device) for device in found.devices], none="no devices are known yet")
+    print_table(
+        console, columns, [_device_row(console, device) for device in found.devices], none="no devices are known yet"
+    )
 
 
-def _device_row(device: Device) -> tuple[str | Text, ...]:
+def _device_row(console: Console, device: Device) -> tuple[str | Text, ...]:
     runs = ", ".join(
-        (use.job_id or "another team's job") + (" (ending)" if use.draining else "") for use in device.uses
+        (show_id(console, use.job_id) if use.job_id else "another team's job") + (" (ending)" if use.draining else "")
+        for use in device.uses
     )
     return (
         device.id,

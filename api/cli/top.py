@@ -18,7 +18,7 @@ from api.cli.follow import Interrupted
 from api.cli.keyboard import Keyboard
 from api.cli.output import make_console, print_json
 from api.cli.top_view import Frame, JobLine, draw_frame
-from api.client.errors import ClientError, ConnectionFailedError, NotFoundError, ServerError
+from api.client.errors import ConnectionFailedError, NotFoundError, RateLimitedError, ServerError
 from api.client.results import Job, Pool
 from api.client.tunepool import Tunepool
 
@@ -143,7 +143,5 @@ def _look_again(look: Callable[[], Frame], last: Frame) -> tuple[Frame, str]:
     """The next frame, or the last one with what went wrong. Raises ClientError for what waiting will not mend."""
     try:
         return look(), ""
-    except (ConnectionFailedError, ServerError) as error:
+    except (ConnectionFailedError, RateLimitedError, ServerError) as error:
         return last, str(error)
-    except ClientError:
-        raise

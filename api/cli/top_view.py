@@ -15,7 +15,7 @@ from api.cli.curves import say_figure, sparkline
 from api.cli.follow import state_of
 from api.cli.job_view import draw_progress
 from api.cli.memory import Bar
-from api.cli.output import STATUS_STYLES, say_age, say_bytes, say_clock, say_moment, say_part
+from api.cli.output import SHORT_ID, STATUS_STYLES, say_age, say_bytes, say_clock, say_moment, say_part
 from api.cli.plain import Signs, cut, harmless, signs_of
 from api.client.results import Device, Job, Pool
 
@@ -24,7 +24,6 @@ ORDER = ("running", "pausing", "validating_files", "queued", "paused")
 HEAD_LINES = 4
 MIN_JOB_LINES = 3
 NARROW_COLUMNS, WIDE_COLUMNS, WIDEST_COLUMNS = 56, 100, 150
-SHORT_ID = 8
 CURVE_COLUMNS = 16
 
 
@@ -219,8 +218,7 @@ class _Column:
 def _id(look: _Look) -> str:
     """Ids differ at their ends; commands take the end alone, too."""
     job_id = harmless(look.job.id)
-    whole = look.console.width >= WIDEST_COLUMNS or len(job_id) <= SHORT_ID
-    return job_id if whole else job_id[-SHORT_ID:]
+    return job_id if look.console.width >= WIDEST_COLUMNS else job_id[-SHORT_ID:]
 
 
 def _state(look: _Look) -> Text:

@@ -4,52 +4,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import stamina
 
 from api.cli.jobfile import read_jobfile
-from api.cli.main import main
+from tests.support.commands import Tunepool
 from tests.support.demo_pool import JOBS, job_id, serve_pool
 from tests.support.imported import example, write_rows
 from tests.support.stub_api import StubApi, as_list
 
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Tunepool = Callable[..., Done]
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubApi]:
+def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubApi]:
+    """Commands run in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
     with StubApi() as stub, stamina.set_testing(True, attempts=2, cap=True):
         monkeypatch.setenv("TUNEPOOL_URL", stub.url)
         monkeypatch.setenv("TUNEPOOL_API_KEY", "tp-key")
         serve_pool(stub)
         yield stub
-
-
-@pytest.fixture
-def tunepool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Tunepool:
-    """Run the command in this process, in a folder of the test's own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["tunepool", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Done(int(ended.value.code or 0), out, err)
-
-    return run
 
 
 def test_top_into_a_pipe_is_drawn_once_and_as_json(api: StubApi, tunepool: Tunepool) -> None:
