@@ -34,7 +34,10 @@ STYLES = {Fate.LOST: "red", Fate.CHANGED: "yellow", Fate.NEEDLESS: "dim"}
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON, or a script with a training command.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="YAML or JSON, or a script with a training command; - is standard input."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The job file.")] = Path("job.yaml"),
     tool: Annotated[Tool | None, typer.Option("--from", help="What FILE is for, where it does not show.")] = None,
     convert: Annotated[

@@ -59,11 +59,10 @@ class Signs:
     mark: str
     cut: str
     arrow: str
-    point: str
 
 
-UNICODE = Signs(steps="▁▂▃▄▅▆▇█", full="█", other="▒", empty="░", mark="┃", cut="…", arrow="→", point="·")
-ASCII = Signs(steps="_.,-~=+*#", full="#", other="+", empty=".", mark="|", cut="~", arrow="->", point="-")
+UNICODE = Signs(steps="▁▂▃▄▅▆▇█", full="█", other="▒", empty="░", mark="┃", cut="…", arrow="→")
+ASCII = Signs(steps="_.,-~=+*#", full="#", other="+", empty=".", mark="|", cut="~", arrow="->")
 
 
 def signs_of(console: Console) -> Signs:

@@ -1,5 +1,6 @@
 """Commands that make files or draw figures, and shell completion, run in this process against a scripted server."""
 
+import io
 import json
 import os
 import subprocess
@@ -109,6 +110,18 @@ def test_import_writes_a_job_and_lists_what_is_lost(api: StubApi, tunepool: Tune
     assert "#   neftune_noise_alpha: 5" in text
     assert read_jobfile(tmp_path / "job.yaml").fields["lora"]["r"] == 32
     assert tunepool("import", "axolotl_qlora.yml").code == 6
+
+
+def test_a_command_line_that_is_pasted_is_imported(
+    tunepool: Tunepool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = "trl sft --model_name_or_path a/b \\\n --use_peft --lora_r 4 --dataset_name x/y\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(command))
+    done = tunepool("import", "-")
+    assert done.code == 0
+    assert '2  dataset_name: "x/y"' in done.out
+    assert read_jobfile(tmp_path / "job.yaml").fields["lora"]["r"] == 4
 
 
 def test_import_as_json_has_every_note_with_its_line(api: StubApi, tunepool: Tunepool, tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_what_is_made_is_a_valid_job_file(tmp_path: Path, name: str) -> None:
         ),
         ("model_name_or_path: a\nstage: dpo\nfinetuning_type: lora\n", 2, "stage: dpo has no counterpart"),
         ("model_name_or_path: a\nstage: sft\nfinetuning_type: oft\n", 3, "finetuning_type: oft has no counterpart"),
+        ("base_model: a\nadapter: lora\nrl: dpo\n", 3, "rl: jobs are supervised"),
         ("base_model: a\nadapter: lora\nadapter: qlora\n", 3, "adapter: given before, in line 2"),
         ("base_model: [a\n", 2, "not valid YAML"),
         ("a: 1\nb: 2\n", 1, "looks like none of them; its fields are a, b"),

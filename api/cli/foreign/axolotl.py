@@ -119,7 +119,8 @@ FIELDS: dict[str, Rule] = {
     "loraplus_lr_embedding": lost(ONE_RATE, 1e-6),
     **each("special_tokens tokens added_tokens_overrides resize_token_embeddings_to_32x", lost(TOKENS)),
     **each("special_tokens.pad_token special_tokens.bos_token special_tokens.eos_token", lost(TOKENS)),
-    **each("rl reward_model process_reward_model orpo_alpha rl_beta", lost(REINFORCEMENT)),
+    **each("rl reward_model process_reward_model", LATER),
+    **each("orpo_alpha rl_beta", lost(REINFORCEMENT)),
     "relora": lost("adapters are not merged while training"),
     "trust_remote_code": lost("code that comes with a model is not run; Transformers' own classes are used"),
     "revision_of_model": LATER,
@@ -161,6 +162,9 @@ DEFAULTS = {
 
 
 def translate(out: Translation, target: Target) -> None:
+    for name in ("rl", "reward_model", "process_reward_model"):
+        if out.source.word(name) not in {"", "False"}:
+            raise out.source.error(name, REINFORCEMENT)
     out.apply(FIELDS)
     _set_method(out)
     _set_targets(out)

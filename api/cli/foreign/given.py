@@ -4,6 +4,7 @@ What is nested is flattened: `peft_config: {r: 8}` is the field 'peft_config.r'.
 """
 
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from api.cli.exits import CommandError
 from api.cli.jobfile import read_yaml
 
+STANDARD_INPUT = Path("-")
 LARGEST_BYTES = 1024**2
 LARGEST_SHARE = 10**9
 PROGRAMS = ("trl", "llamafactory-cli", "llamafactory")
@@ -66,7 +68,10 @@ class ForeignFile:
 
 
 def read_foreign(path: Path) -> ForeignFile:
-    """Raises CommandError naming file and line."""
+    """`-` is standard input. Raises CommandError naming file and line."""
+    if path == STANDARD_INPUT:
+        text = sys.stdin.read(LARGEST_BYTES)
+        return _read_script(path, text) if _looks_like_script(text) else ForeignFile(path, _read_fields(path, text))
     if not path.is_file():
         raise CommandError(f"there is no file {path}")
     if path.stat().st_size > LARGEST_BYTES:
