@@ -11,6 +11,7 @@ from api.cli.curves import Curve, read_curve, say_figure, sparkline
 from api.cli.memory import Bar, draw_memory
 from api.cli.output import print_facts, print_line, say_bytes, say_moment, say_seconds, say_usd, status_text
 from api.cli.plain import signs_of
+from api.cli.waiting import waiting
 from api.client.results import Attempt, Device, Job, MetricPoint
 from api.client.tunepool import Tunepool
 
@@ -37,8 +38,9 @@ def load_job_view(client: Tunepool, job: Job) -> JobView:
     attempts = client.jobs.attempts(job.id)
     if not attempts:
         return JobView(job, (), (), None)
-    devices = {device.id: device for device in client.pool.get().devices}
-    points = tuple(client.jobs.metrics(job.id))
+    with waiting("reading metrics"):
+        devices = {device.id: device for device in client.pool.get().devices}
+        points = tuple(client.jobs.metrics(job.id))
     return JobView(job, attempts, points, devices.get(attempts[-1].device_id))
 
 

@@ -18,6 +18,7 @@ from api.cli.follow import Interrupted
 from api.cli.keyboard import Keyboard
 from api.cli.output import make_console, print_json
 from api.cli.top_view import Frame, JobLine, draw_frame
+from api.cli.waiting import waiting
 from api.client.errors import ConnectionFailedError, NotFoundError, RateLimitedError, ServerError
 from api.client.results import Job, Pool
 from api.client.tunepool import Tunepool
@@ -110,7 +111,8 @@ def watch(console: Console, look: Callable[[], Frame], *, seconds: float) -> Non
 
     The first look's error is raised: there is nothing to show then.
     """
-    frame, trouble, first_line = look(), "", 0
+    with waiting("asking the pool"):
+        frame, trouble, first_line = look(), "", 0
     interrupted = Interrupted()
     try:
         with Keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:
