@@ -8,6 +8,7 @@ from rich.console import Console
 
 from api.cli.connection import JsonOption, connect, find_job_id
 from api.cli.output import print_json, print_table, say_bytes, say_moment, show
+from api.cli.waiting import waiting
 from api.client.results import Adapter
 
 
@@ -28,7 +29,9 @@ def pull(
     A download that broke is simply started again.
     """
     with connect() as client:
-        folder = client.adapters.download(find_job_id(client, job), directory)
+        job_id = find_job_id(client, job)
+        with waiting(f"downloading the adapter of {job_id}") as told:
+            folder = client.adapters.download(job_id, directory, on_progress=told)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     if as_json:
         print_json({"directory": str(folder), "files": [path.name for path in files]})

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from api.cli.output import print_facts, print_table, say_bytes, say_seconds, say_usd
+from api.cli.output import print_facts, print_line, print_table, say_bytes, say_seconds, say_usd
 from api.client.results import Change, DeviceFit, Estimate, PredictedMemory
 
 FITS = {"now": ("now", "green"), "when_empty": ("when it is empty", "yellow"), "never": ("never", "red")}
@@ -19,14 +19,14 @@ def draw_estimate(console: Console, found: Estimate) -> None:
     print_table(console, columns, [_row(found, fit) for fit in found.devices], none="no devices are known yet")
     for fit in found.devices:
         for change in fit.changes:
-            console.print(f"it would fit on {fit.device_type} with {_say_change(change)}", markup=False)
+            print_line(console, f"it would fit on {fit.device_type} with {_say_change(change)}")
     for fit in found.devices:
         if fit.kind in found.memory:
             _draw_memory(console, fit.device_type, found.memory[fit.kind])
     if found.warnings:
         console.print()
     for warning in found.warnings:
-        console.print(f"note: {warning}", style="yellow", markup=False)
+        print_line(console, f"note: {warning}", style="yellow")
 
 
 def _say_rows(found: Estimate) -> str | None:
@@ -56,14 +56,14 @@ def _row(found: Estimate, fit: DeviceFit) -> tuple[str | Text, ...]:
 
 
 def _draw_memory(console: Console, device_type: str, memory: PredictedMemory) -> None:
-    console.print(f"\nmemory on {device_type}{_say_method(memory)}", style="bold", markup=False)
+    print_line(console, f"\nmemory on {device_type}{_say_method(memory)}", style="bold")
     print_facts(console, _breakdown(memory.breakdown))
     peaks = (memory.allocated_bytes, memory.reserved_bytes, memory.device_bytes)
     if None not in peaks:
         allocated, reserved, device = map(say_bytes, peaks)
-        console.print(f"peak: {allocated} allocated, {reserved} reserved, {device} on the device", markup=False)
+        print_line(console, f"peak: {allocated} allocated, {reserved} reserved, {device} on the device")
     for change in memory.savings:
-        console.print(f"smaller with {_say_change(change)}", markup=False)
+        print_line(console, f"smaller with {_say_change(change)}")
 
 
 def _say_method(memory: PredictedMemory) -> str:

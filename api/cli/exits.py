@@ -3,6 +3,7 @@
 import sys
 from enum import IntEnum
 
+from api.cli.plain import harmless
 from api.client import errors as client_errors
 from api.stack.errors import StackError
 
@@ -67,4 +68,4 @@ def tell(error: Exception) -> None:
         lines.append(f"hint: {hint}")
     if isinstance(error, client_errors.ApiError) and error.status >= 500 and error.request_id:
         lines.append(f"request: {error.request_id}")
-    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.write("\n".join(harmless(line, keep="\n\t") for line in lines) + "\n")

@@ -7,7 +7,8 @@ import typer
 
 from api.cli.connection import JsonOption, connect
 from api.cli.exits import CommandError
-from api.cli.output import print_table, say_bytes, say_moment, show, status_text
+from api.cli.output import print_line, print_table, say_bytes, say_moment, show, status_text
+from api.cli.waiting import waiting
 from api.client.results import File
 
 app = typer.Typer(help="Data sets and result files: list, upload, delete.", no_args_is_help=False)
@@ -38,8 +39,9 @@ def upload(
     if not path.is_file():
         raise CommandError(f"there is no file {path}")
     with connect() as client:
-        file = client.files.create(path)
-        show(file, as_json=as_json, draw=lambda console: console.print(f"{file.id}  {say_bytes(file.bytes)}"))
+        with waiting(f"uploading {path.name}") as told:
+            file = client.files.create(path, on_progress=told)
+        show(file, as_json=as_json, draw=lambda console: print_line(console, f"{file.id}  {say_bytes(file.bytes)}"))
 
 
 @app.command("delete")
@@ -49,7 +51,7 @@ def delete(
     """Delete a file; one that a job still needs is refused."""
     with connect() as client:
         done = client.files.delete(file)
-        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  deleted"))
+        show(done, as_json=as_json, draw=lambda console: print_line(console, f"{done.id}  deleted"))
 
 
 def _row(file: File) -> tuple[str, ...]:

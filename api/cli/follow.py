@@ -13,8 +13,11 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Column
+from rich.text import Text
 
-from api.cli.output import say_clock, say_seconds
+from api.cli.output import print_line, say_clock, say_seconds
+from api.cli.plain import harmless, harmless_line
 from api.client.errors import ConnectionFailedError, ServerError
 from api.client.results import Event, Job, MetricPoint
 from api.client.tunepool import Tunepool
@@ -22,6 +25,8 @@ from api.client.tunepool import Tunepool
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
 PLAIN_LINE_SECONDS = 10.0
+WIDE_COLUMNS = 110
+LONGEST_STATE = "validating_files"
 
 
 @dataclass
@@ -91,7 +96,7 @@ class LineView:
         self._last_at = float("-inf")
 
     def event(self, event: Event) -> None:
-        self._console.print(f"{say_clock(event.created_at)}  {event.level:5}  {event.message}", markup=False)
+        print_line(self._console, f"{say_clock(event.created_at)}  {event.level:5}  {harmless_line(event.message)}")
 
     def update(self, job: Job, outlook: Outlook) -> None:
         step = job.progress.step if job.progress else 0
@@ -102,10 +107,10 @@ class LineView:
         if state == self._last or not step or (now - self._last_at < PLAIN_LINE_SECONDS and not ended):
             return
         self._last, self._last_at = state, now
-        self._console.print(f"{say_clock(time.time())}  {describe(job, outlook)}", markup=False)
+        print_line(self._console, f"{say_clock(time.time())}  {describe(job, outlook)}")
 
     def trouble(self, error: Exception) -> None:
-        self._console.print(f"{say_clock(time.time())}  waiting for the pool: {error}", markup=False)
+        print_line(self._console, f"{say_clock(time.time())}  waiting for the pool: {error}")
 
     def close(self) -> None: ...
 
@@ -114,11 +119,13 @@ class BarView:
     """Events above, and one line at the bottom that is redrawn."""
 
     def __init__(self, console: Console) -> None:
+        bar_columns = 28 if console.width >= WIDE_COLUMNS else 12
+        self._room = console.width - bar_columns - len(LONGEST_STATE) - len(" 100%   ")
         self._progress = Progress(
-            TextColumn("[cyan]{task.fields[state]}"),
-            BarColumn(bar_width=28),
+            TextColumn("{task.fields[state]}", style="cyan", markup=False),
+            BarColumn(bar_width=bar_columns),
             TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
             console=console,
         )
         self._task = self._progress.add_task("job", total=None, state="", figures="")
@@ -126,9 +133,8 @@ class BarView:
 
     def event(self, event: Event) -> None:
         style = {"warn": "yellow", "error": "red"}.get(event.level, "")
-        line = f"[dim]{say_clock(event.created_at)}[/dim]  "
-        self._progress.console.print(line, end="")
-        self._progress.console.print(event.message, style=style, markup=False)
+        line = Text.assemble((f"{say_clock(event.created_at)}  ", "dim"), (harmless_line(event.message), style))
+        self._progress.console.print(line)
 
     def update(self, job: Job, outlook: Outlook) -> None:
         progress = job.progress
@@ -137,11 +143,11 @@ class BarView:
             total=progress.total_steps if progress else None,
             completed=progress.step if progress else 0,
             state=state_of(job),
-            figures="  ".join(figures_of(job, outlook)),
+            figures=choose_figures(figures_of(job, outlook), self._room),
         )
 
     def trouble(self, error: Exception) -> None:
-        self._progress.update(self._task, state="waiting for the pool", figures=str(error))
+        self._progress.update(self._task, state="waiting for the pool", figures=harmless(str(error)))
 
     def close(self) -> None:
         self._progress.stop()
@@ -170,6 +176,16 @@ def figures_of(job: Job, outlook: Outlook) -> list[str]:
     if left and not job.is_final:
         found.append(f"ETA {say_seconds(left)}")
     return found
+
+
+def choose_figures(figures: list[str], room: int) -> str:
+    """What fits of them into so many columns; the speed goes first, then the validation loss."""
+    kept = list(figures)
+    for expendable in ("tok/s", "eval", "loss", "ETA"):
+        if len("  ".join(kept)) <= room:
+            break
+        kept = [figure for figure in kept if expendable not in figure]
+    return "  ".join(kept)
 
 
 def describe(job: Job, outlook: Outlook) -> str:

@@ -19,6 +19,8 @@ from orchestrator.domain.spec import JobSpec
 FILE_FIELDS = ("training_file", "validation_file")
 OTHER_FIELDS = frozenset({"team"})
 """Fields of the request that are not part of a job's spec."""
+MAX_DEPTH, MAX_FIELDS = 20, 10_000
+"""No file of settings has more; one that refers to itself has no end."""
 _PLACEHOLDER = "file-of-this-machine"
 Location = tuple[str | int, ...]
 
@@ -61,6 +63,16 @@ def read_jobfile(path: Path) -> JobFile:
         raise CommandError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path} cannot be read: {error}") from error
+    node, fields, lines = read_yaml(path, text)
+    if node is None or not isinstance(fields, dict):
+        raise CommandError(f"{path}:1: a job file holds fields, such as `model: smollm2-135m-instruct`")
+    job = JobFile(path, fields, lines)
+    _check(job)
+    return job
+
+
+def read_yaml(path: Path, text: str) -> tuple[yaml.Node | None, Any, dict[Location, int]]:
+    """The document, what it says, and the line of every field; JSON is YAML, too. Raises CommandError."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -69,12 +81,7 @@ def read_jobfile(path: Path) -> JobFile:
         raise _yaml_error(path, error) from error
     finally:
         loader.dispose()
-    if node is None or not isinstance(fields, dict):
-        raise CommandError(f"{path}:1: a job file holds fields, such as `model: smollm2-135m-instruct`")
-    job = JobFile(path, fields, {})
-    job = JobFile(path, fields, _read_lines(node, job))
-    _check(job)
-    return job
+    return node, fields, {} if node is None else _read_lines(path, node)
 
 
 def upload_files(job: JobFile, upload: Callable[[Path], str]) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def _check(job: JobFile) -> None:
         problems = invalid.errors(include_url=False)
         location = _written(job, problems[0]["loc"])
         same = [problem for problem in problems if _written(job, problem["loc"]) == location]
-        raise job.error(location, _say(same, location)) from invalid
+        raise job.error(location, say_problems(same, location)) from invalid
 
 
 def _written(job: JobFile, location: Location) -> Location:
@@ -128,7 +135,7 @@ def _written(job: JobFile, location: Location) -> Location:
     return kept or location[:1]
 
 
-def _say(problems: list[Any], location: Location) -> str:
+def say_problems(problems: list[Any], location: Location) -> str:
     """One sentence about the problems of one field; a field of several types has one for each."""
     first = problems[0]
     if first["type"] == "extra_forbidden":
@@ -151,18 +158,21 @@ def _known_names() -> list[str]:
     return [name for part in parts for name in part.get("properties", {})]
 
 
-def _read_lines(node: yaml.Node, job: JobFile) -> dict[Location, int]:
+def _read_lines(path: Path, node: yaml.Node) -> dict[Location, int]:
     """The line of every field. Raises CommandError for a field that is given twice, which YAML would let pass."""
     found: dict[Location, int] = {}
     waiting: list[tuple[Location, yaml.Node]] = [((), node)]
     while waiting:
         location, current = waiting.pop()
+        if len(location) > MAX_DEPTH or len(found) > MAX_FIELDS:
+            line = current.start_mark.line + 1
+            raise CommandError(f"{path}:{line}: nested too deeply, or an alias of YAML that contains itself")
         if isinstance(current, yaml.MappingNode):
             for key, value in current.value:
                 place = (*location, key.value)
                 line = key.start_mark.line + 1
                 if place in found:
-                    raise JobFile(job.path, {}, {place: line}).error(place, f"given before, in line {found[place]}")
+                    raise JobFile(path, {}, {place: line}).error(place, f"given before, in line {found[place]}")
                 found[place] = line
                 waiting.append((place, value))
         elif isinstance(current, yaml.SequenceNode):

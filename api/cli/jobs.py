@@ -8,28 +8,32 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from api.cli.connection import JobArgument, JsonOption, connect, find_job_id
 from api.cli.estimates import draw_estimate
 from api.cli.exits import CommandError, ExitCode
 from api.cli.follow import SilentView, follow_job, make_view
+from api.cli.job_view import draw_job, load_job_view
 from api.cli.jobfile import JobFile, local_files, read_jobfile, upload_files
 from api.cli.output import (
     make_console,
-    print_facts,
     print_json,
+    print_line,
     print_table,
     say_bytes,
     say_clock,
     say_moment,
     say_seconds,
+    say_since,
     say_usd,
     show,
+    show_id,
     status_text,
 )
+from api.cli.plain import harmless_json, harmless_line
+from api.cli.waiting import waiting
 from api.client.errors import ApiError
-from api.client.results import Attempt, Cost, Job
+from api.client.results import Cost, Job
 from api.client.tunepool import Tunepool
 
 JobFileArgument = Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A job file; see examples/qlora.yaml.")]
@@ -52,9 +56,10 @@ def submit(
         local_files(asked)
         with _server_errors_in(asked):
             fields = upload_files(asked, lambda path: _upload(client, path, errors))
-            job = client.jobs.create(idempotency_key=idempotency_key, **_as_sent(fields))
+            with waiting("submitting"):
+                job = client.jobs.create(idempotency_key=idempotency_key, **_as_sent(fields))
         if not follow:
-            show(job, as_json=as_json, draw=lambda console: console.print(f"{job.id}  {job.status}"))
+            show(job, as_json=as_json, draw=lambda console: print_line(console, f"{job.id}  {job.status}"))
             return
         if not as_json:
             make_console().print(job.id)
@@ -69,11 +74,14 @@ def estimate(file: JobFileArgument, as_json: JsonOption = False) -> None:
         uploaded: list[str] = []
 
         def upload(path: Path) -> str:
-            uploaded.append(client.files.create(path).id)
+            with waiting(f"uploading {path.name}") as told:
+                uploaded.append(client.files.create(path, on_progress=told).id)
             return uploaded[-1]
 
         try:
-            found = client.estimates.create(**_as_sent(upload_files(asked, upload)))
+            fields = _as_sent(upload_files(asked, upload))
+            with waiting("estimating"):
+                found = client.estimates.create(**fields)
         finally:
             for file_id in uploaded:
                 client.files.delete(file_id)
@@ -93,15 +101,14 @@ def jobs(
 
 
 def show_job(job: JobArgument = "last", follow: FollowOption = False, as_json: JsonOption = False) -> None:
-    """Show one job: state, progress, error, cost, adapter."""
+    """Show one job: state, progress, error, cost, adapter; its loss as a curve, its memory as bars."""
     with connect() as client:
         job_id = find_job_id(client, job)
         if follow:
             _follow_to_exit(client, job_id, as_json=as_json)
             return
         found = client.jobs.get(job_id)
-        attempts = client.jobs.attempts(job_id) if not as_json else ()
-        show(found, as_json=as_json, draw=lambda console: _draw_job(console, found, attempts))
+        show(found, as_json=as_json, draw=lambda console: draw_job(console, load_job_view(client, found)))
 
 
 def logs(
@@ -117,9 +124,9 @@ def logs(
         with _goes_on(job_id):
             for line in client.jobs.logs(job_id, follow=follow, attempt=attempt, level=level):
                 if as_json:
-                    sys.stdout.write(line.model_dump_json() + "\n")
+                    sys.stdout.write(harmless_json(line.model_dump_json()) + "\n")
                 else:
-                    sys.stdout.write(f"{say_clock(line.at)}  {line.text}\n")
+                    sys.stdout.write(f"{say_clock(line.at)}  {harmless_line(line.text)}\n")
                 sys.stdout.flush()
 
 
@@ -130,9 +137,10 @@ def events(job: JobArgument = "last", follow: FollowOption = False, as_json: Jso
         with _goes_on(job_id):
             for event in client.jobs.events(job_id, follow=follow):
                 if as_json:
-                    sys.stdout.write(event.model_dump_json() + "\n")
+                    sys.stdout.write(harmless_json(event.model_dump_json()) + "\n")
                 else:
-                    sys.stdout.write(f"{say_moment(event.created_at)}  {event.level:5}  {event.message}\n")
+                    message = harmless_line(event.message)
+                    sys.stdout.write(f"{say_moment(event.created_at)}  {event.level:5}  {message}\n")
                 sys.stdout.flush()
 
 
@@ -161,7 +169,7 @@ def cost(job: JobArgument = "last", as_json: JsonOption = False) -> None:
 def _act(job: str, verb: str, *, as_json: bool) -> None:
     with connect() as client:
         done: Job = getattr(client.jobs, verb)(find_job_id(client, job))
-        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  {_status_now(done, verb)}"))
+        show(done, as_json=as_json, draw=lambda console: print_line(console, f"{done.id}  {_status_now(done, verb)}"))
 
 
 def _status_now(job: Job, verb: str) -> str:
@@ -177,7 +185,7 @@ def _follow_to_exit(client: Tunepool, job_id: str, *, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:
-        _draw_job(console, job, client.jobs.attempts(job_id))
+        draw_job(console, load_job_view(client, job))
     if job.status != "succeeded":
         raise typer.Exit(ExitCode.JOB_FAILED)
 
@@ -207,8 +215,9 @@ def _server_errors_in(asked: JobFile) -> Iterator[None]:
 
 
 def _upload(client: Tunepool, path: Path, console: Console) -> str:
-    file = client.files.create(path)
-    console.print(f"uploaded {path.name} ({say_bytes(file.bytes)}) as {file.id}", style="dim")
+    with waiting(f"uploading {path.name}") as told:
+        file = client.files.create(path, on_progress=told)
+    print_line(console, f"uploaded {path.name} ({say_bytes(file.bytes)}) as {file.id}", style="dim")
     return file.id
 
 
@@ -228,56 +237,16 @@ def _split_pair(pair: str) -> tuple[str, str]:
 def _draw_jobs(console: Console, found: tuple[Job, ...]) -> None:
     rows = [
         (
-            job.id,
+            show_id(console, job.id),
             status_text(job.status),
             f"{job.progress.percent:.0f} %" if job.progress and job.progress.percent is not None else "",
             job.model,
-            say_moment(job.created_at),
+            say_since(console, job.created_at),
             say_usd(job.cost.billed_usd_micros) if job.cost else "",
         )
         for job in found
     ]
     print_table(console, ("JOB", "STATUS", "DONE ", "MODEL", "CREATED", "BILLED "), rows, none="no jobs yet")
-
-
-def _draw_job(console: Console, job: Job, attempts: tuple[Attempt, ...]) -> None:
-    progress, cost_now = job.progress, job.cost
-    ran = attempts[-1] if attempts else None
-    steps = f"{progress.step} of {progress.total_steps} steps" if progress and progress.total_steps else None
-    took = (job.finished_at - job.started_at) if job.finished_at and job.started_at else None
-    error = Text(f"{job.error.message} ({job.error.code})", style="red") if job.error else None
-    hint = ran.failure.hint if ran and ran.failure and job.status == "failed" else None
-    print_facts(
-        console,
-        [
-            ("job", job.id),
-            ("status", status_text(f"{job.status}" + (f" ({job.phase})" if job.phase and not job.is_final else ""))),
-            ("model", job.model),
-            ("progress", steps),
-            ("error", error),
-            ("hint", hint),
-            ("warnings", "; ".join(job.warnings)),
-            ("team", job.team),
-            ("created", say_moment(job.created_at)),
-            ("ran for", say_seconds(took)),
-            ("attempts", str(len(attempts)) if len(attempts) > 1 else None),
-            ("device", ran.device_id if ran else None),
-            ("memory", _say_memory(ran) if ran else None),
-            ("billed", say_usd(cost_now.billed_usd_micros) if cost_now else None),
-            ("lost", f"{say_usd(cost_now.lost_usd_micros)}, charged to nobody" if _lost(job) and cost_now else None),
-            ("adapter", job.adapter_id),
-            ("name", job.fine_tuned_model),
-        ],
-    )
-
-
-def _lost(job: Job) -> bool:
-    return bool(job.cost and job.cost.lost_usd_micros)
-
-
-def _say_memory(attempt: Attempt) -> str:
-    peak = f", peak {say_bytes(attempt.peak_device_bytes)}" if attempt.peak_device_bytes else ""
-    return f"{say_bytes(attempt.reserved_bytes)} reserved{peak}"
 
 
 def _draw_cost(console: Console, found: Cost) -> None:
@@ -294,4 +263,4 @@ def _draw_cost(console: Console, found: Cost) -> None:
     ]
     print_table(console, ("FROM", "FOR ", "DEVICE", "PRICE ", "AMOUNT ", ""), rows, none="nothing was billed yet")
     end = "" if found.final else " so far"
-    console.print(f"billed{end}: {say_usd(found.billed_usd_micros)}", style="bold")
+    print_line(console, f"billed{end}: {say_usd(found.billed_usd_micros)}", style="bold")

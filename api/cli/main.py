@@ -10,8 +10,24 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, files, jobs, pool, queue, simulate, stack, teams
+from api.cli import (
+    accuracy,
+    adapters,
+    completion,
+    files,
+    importing,
+    init,
+    jobs,
+    plot,
+    pool,
+    queue,
+    simulate,
+    stack,
+    teams,
+    top,
+)
 from api.cli.exits import CommandError, code_of, tell
+from api.cli.plain import survive_narrow_encodings
 from api.client.errors import ClientError
 from api.stack.errors import StackError
 
@@ -22,17 +38,21 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-STACK, JOBS, RESULTS, POOL = "The embedded stack", "Jobs", "Data and results", "The pool"
+STACK, JOBS, RESULTS, POOL, SHELL = "The embedded stack", "Jobs", "Data and results", "The pool", "This shell"
 
 COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (STACK, "up", stack.up),
     (STACK, "down", stack.down),
     (STACK, "status", stack.status),
+    (JOBS, "init", init.init),
+    (JOBS, "import", importing.import_file),
     (JOBS, "submit", jobs.submit),
     (JOBS, "estimate", jobs.estimate),
     (JOBS, "accuracy", accuracy.accuracy),
     (JOBS, "jobs", jobs.jobs),
     (JOBS, "show", jobs.show_job),
+    (JOBS, "top", top.top),
+    (JOBS, "plot", plot.plot),
     (JOBS, "logs", jobs.logs),
     (JOBS, "events", jobs.events),
     (JOBS, "cost", jobs.cost),
@@ -50,6 +70,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (POOL, "drain", pool.drain),
     (POOL, "uncordon", pool.uncordon),
     (POOL, "simulate", simulate.simulate_pool),
+    (SHELL, "completion", completion.completion),
 )
 GROUPS = (
     (RESULTS, "files", files.app),
@@ -66,6 +87,7 @@ for panel, name, group in GROUPS:
 
 def main() -> None:
     """Run the command line; errors become one line on standard error and an exit code."""
+    survive_narrow_encodings()
     stamina.instrumentation.set_on_retry_hooks([])  # retries are the client's own business, not output
     try:
         app()

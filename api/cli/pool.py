@@ -10,7 +10,8 @@ from rich.text import Text
 
 from api.cli.connection import JsonOption, connect
 from api.cli.exits import CommandError
-from api.cli.output import print_table, say_bytes, say_moment, say_usd, show
+from api.cli.output import print_line, print_table, say_bytes, say_moment, say_usd, show, show_id
+from api.cli.waiting import waiting
 from api.client.results import Device, Node, Pool
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node's name, as `tunepool pool` shows it.")]
@@ -43,7 +44,7 @@ def uncordon(node: NodeArgument, as_json: JsonOption = False) -> None:
 def _set_node(node: str, wish: str, *, as_json: bool) -> None:
     with connect() as client:
         done = client.pool.set_node(node, wish)
-        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  {_node_state(done)}"))
+        show(done, as_json=as_json, draw=lambda console: print_line(console, f"{done.id}  {_node_state(done)}"))
 
 
 def _node_state(node: Node) -> str:
@@ -81,8 +82,11 @@ def add_model(
     is_path = location.startswith((".", "/", "~")) or Path(location).is_dir()
     where = str(Path(location).expanduser().absolute()) if is_path and "://" not in location else location
     with connect() as client:
-        made = client.base_models.create(name=name, location=where)
-        show(made, as_json=as_json, draw=lambda console: console.print(f"{made.id}  {say_bytes(made.size_bytes)}"))
+        with waiting(f"reading {where}"):
+            made = client.base_models.create(name=name, location=where)
+        show(
+            made, as_json=as_json, draw=lambda console: print_line(console, f"{made.id}  {say_bytes(made.size_bytes)}")
+        )
 
 
 @models_app.command("remove")
@@ -90,7 +94,7 @@ def remove_model(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: 
     """Take a base model out of the registry; its files stay."""
     with connect() as client:
         done = client.base_models.delete(name)
-        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  removed"))
+        show(done, as_json=as_json, draw=lambda console: print_line(console, f"{done.id}  removed"))
 
 
 @prices_app.callback(invoke_without_command=True)
@@ -128,19 +132,22 @@ def set_price(
     with connect() as client:
         made = client.prices.create(device_type=device_type, usd_per_hour=usd_per_hour)
         text = f"{made.device_type}  {say_usd(made.usd_micros_per_hour)}/h"
-        show(made, as_json=as_json, draw=lambda console: console.print(text))
+        show(made, as_json=as_json, draw=lambda console: print_line(console, text))
 
 
 def _draw_pool(console: Console, found: Pool) -> None:
     columns = ("DEVICE", "TYPE", "MEMORY ", "RESERVED ", "FREE ", "RUNS")
-    print_table(console, columns, [_device_row(device) for device in found.devices], none="no devices are known yet")
+    print_table(
+        console, columns, [_device_row(console, device) for device in found.devices], none="no devices are known yet"
+    )
     for node in found.nodes:
-        console.print(f"{node.id}  {_node_state(node)}", style="yellow")
+        print_line(console, f"{node.id}  {_node_state(node)}", style="yellow")
 
 
-def _device_row(device: Device) -> tuple[str | Text, ...]:
+def _device_row(console: Console, device: Device) -> tuple[str | Text, ...]:
     runs = ", ".join(
-        (use.job_id or "another team's job") + (" (ending)" if use.draining else "") for use in device.uses
+        (show_id(console, use.job_id) if use.job_id else "another team's job") + (" (ending)" if use.draining else "")
+        for use in device.uses
     )
     return (
         device.id,

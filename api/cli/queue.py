@@ -7,7 +7,7 @@ from rich.console import Console
 
 from api.cli.connection import JobArgument, JsonOption, connect, find_job_id
 from api.cli.exits import CommandError
-from api.cli.output import say_moment, show
+from api.cli.output import print_line, say_moment, show
 from api.client.results import Job
 from api.client.waits import Why
 
@@ -62,13 +62,13 @@ def why(job: JobArgument = "last", as_json: JsonOption = False) -> None:
 
 
 def _draw_why(console: Console, found: Why) -> None:
-    console.print(found.sentence)
+    print_line(console, found.sentence)
     if found.position is not None:
-        console.print(f"Number {found.position} of {found.waiting} in the queue.")
+        print_line(console, f"Number {found.position} of {found.waiting} in the queue.")
     if found.expected_start_at is not None:
-        console.print(f"Expected to start {say_moment(found.expected_start_at)}.")
+        print_line(console, f"Expected to start {say_moment(found.expected_start_at)}.")
     for hint in found.would_start_if:
-        console.print(f"- {hint.sentence}")
+        print_line(console, f"- {hint.sentence}")
 
 
 def _change(job: str, *, as_json: bool, **changes: Any) -> None:
@@ -76,7 +76,7 @@ def _change(job: str, *, as_json: bool, **changes: Any) -> None:
         if "before" in changes:
             changes["before"] = find_job_id(client, changes["before"])
         done = client.jobs.change(find_job_id(client, job), **changes)
-        show(done, as_json=as_json, draw=lambda console: console.print(_sentence(done)))
+        show(done, as_json=as_json, draw=lambda console: print_line(console, _sentence(done)))
 
 
 def _sentence(job: Job) -> str:

@@ -15,6 +15,7 @@ from rich.panel import Panel
 from api.cli.connection import DEFAULT_DATA_DIR, DataDirOption, JsonOption, data_folder
 from api.cli.exits import CommandError, ExitCode
 from api.cli.output import make_console, print_json, print_table, say_bytes, status_text
+from api.cli.waiting import waiting
 from api.stack import control
 from api.stack.folder import DataFolder, read_json
 from api.stack.state import StackStatus, find_status
@@ -45,7 +46,8 @@ def up(
 def down(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
     """End the stack of a data folder; its data stay."""
     folder = data_folder(data_dir)
-    ended = control.stop(folder)
+    with waiting("ending the stack"):
+        ended = control.stop(folder)
     if as_json:
         print_json({"stopped": ended is not None, "data_dir": str(folder.root)})
     elif ended is None:

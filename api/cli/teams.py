@@ -7,7 +7,7 @@ from rich.console import Console
 
 from api.cli.connection import JsonOption, connect
 from api.cli.exits import CommandError
-from api.cli.output import print_facts, print_table, say_moment, show
+from api.cli.output import print_facts, print_line, print_table, say_moment, show
 from api.client.accounts import Key, Team
 
 keys_app = typer.Typer(help="API keys: list, create, revoke.")
@@ -56,7 +56,7 @@ def revoke_key(
     """Make a key useless, at once."""
     with connect() as client:
         done = client.keys.revoke(key)
-        show(done, as_json=as_json, draw=lambda console: console.print(f"{done.id}  revoked"))
+        show(done, as_json=as_json, draw=lambda console: print_line(console, f"{done.id}  revoked"))
 
 
 @teams_app.callback(invoke_without_command=True)
@@ -80,7 +80,7 @@ def create_team(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: J
     """Make a team."""
     with connect() as client:
         made = client.teams.create(name=name)
-        show(made, as_json=as_json, draw=lambda console: console.print(f"{made.id}  {made.name}"))
+        show(made, as_json=as_json, draw=lambda console: print_line(console, f"{made.id}  {made.name}"))
 
 
 @teams_app.command("set")
@@ -144,8 +144,8 @@ def _team_facts(team: Team) -> list[tuple[str, str]]:
 
 
 def _draw_new(console: Console, key: Key) -> None:
-    console.print(f"{key.secret}")
-    console.print(f"{key.name} ({key.role}). Keep it: it is not shown again.", style="dim")
+    print_line(console, f"{key.secret}")
+    print_line(console, f"{key.name} ({key.role}). Keep it: it is not shown again.", style="dim")
 
 
 def _state(key: Key) -> str:

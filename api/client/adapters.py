@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx2
 from api.client.errors import DownloadError
 from api.client.jobs import JOBS
 from api.client.results import Adapter, Deleted, Job, Page, RemoteFile, StoredFile
-from api.client.transport import Transport
+from api.client.transport import OnProgress, Transport
 
 ADAPTERS = "/v1/adapters"
 CHUNK_BYTES = 1024**2
@@ -38,23 +39,29 @@ class Adapters:
         """Base model and revision, hashes of data and template, the whole spec, checksums, final metrics."""
         return dict(self._transport.get(f"{ADAPTERS}/{adapter_id}/manifest"))
 
-    def download(self, job_or_adapter: str | Job | Adapter, directory: str | Path) -> Path:
+    def download(
+        self, job_or_adapter: str | Job | Adapter, directory: str | Path, *, on_progress: OnProgress | None = None
+    ) -> Path:
         """Fetch an adapter, in PEFT's format, with its manifest; returns the folder.
 
         Files that are there and right are left alone, so a broken download is simply started again. The files come
         straight from the object store, or through the API when the object store cannot be reached from here.
+        `on_progress` is called with the bytes that are there and the bytes of all files.
         Raises DownloadError when a file does not match its checksum.
         """
         adapter_id = self._adapter_id(job_or_adapter)
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        listed = self._transport.get(f"{ADAPTERS}/{adapter_id}/files")
-        missing = [file for item in listed["data"] if not _is_there(folder, file := RemoteFile.model_validate(item))]
+        listed = [
+            RemoteFile.model_validate(item) for item in self._transport.get(f"{ADAPTERS}/{adapter_id}/files")["data"]
+        ]
+        missing = [file for file in listed if not _is_there(folder, file)]
+        count = _Counter(listed, missing, on_progress)
         try:
             for file in missing:
-                self._fetch(file, folder)
+                self._fetch(file, folder, count)
         except httpx2.ConnectError:
-            self._fetch_tar(adapter_id, folder, {file.name: file for file in missing})
+            self._fetch_tar(adapter_id, folder, {file.name: file for file in missing}, count)
         manifest = json.dumps(self.manifest(adapter_id), indent=2)
         _write_whole(folder / MANIFEST_NAME, manifest.encode())
         return folder
@@ -70,7 +77,7 @@ class Adapters:
             raise DownloadError(f"{job_id} has no adapter: it is {job.status}")
         return job.adapter_id
 
-    def _fetch(self, file: RemoteFile, folder: Path) -> None:
+    def _fetch(self, file: RemoteFile, folder: Path, count: "_Counter") -> None:
         """Download one file, going on where an earlier try stopped."""
         part = folder / f".{file.name}.part"
         have = part.stat().st_size if part.exists() else 0
@@ -81,9 +88,10 @@ class Adapters:
             with part.open("ab" if response.status_code == 206 else "wb") as target:
                 for chunk in response.iter_bytes(CHUNK_BYTES):
                     target.write(chunk)
+                    count.has(file, target.tell())
         _accept(part, folder, file)
 
-    def _fetch_tar(self, adapter_id: str, folder: Path, wanted: dict[str, RemoteFile]) -> None:
+    def _fetch_tar(self, adapter_id: str, folder: Path, wanted: dict[str, RemoteFile], count: "_Counter") -> None:
         response = self._transport.stream_bytes(f"{ADAPTERS}/{adapter_id}/tar")
         try:
             with tarfile.open(mode="r|", fileobj=io.BufferedReader(_Reader(response))) as tar:
@@ -101,6 +109,20 @@ class Adapters:
             response.close()
         if wanted:
             raise DownloadError(f"the stream ended without {', '.join(sorted(wanted))}")
+
+
+class _Counter:
+    """How much of all files is there, told whenever it grows."""
+
+    def __init__(self, files: Sequence[StoredFile], missing: Sequence[StoredFile], told: OnProgress | None) -> None:
+        self._sizes = {file.name: file.size_bytes for file in files}
+        self._there = self._sizes | {file.name: 0 for file in missing}
+        self._told = told
+
+    def has(self, file: StoredFile, size_bytes: int) -> None:
+        self._there[file.name] = size_bytes
+        if self._told is not None:
+            self._told(sum(self._there.values()), sum(self._sizes.values()))
 
 
 class _Reader(io.RawIOBase):

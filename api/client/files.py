@@ -1,11 +1,12 @@
 """Data sets and result files. A large file goes up in parts, so that a broken connection costs one part."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from api.client.results import Deleted, File, Page
 from api.client.tail import read_pages
-from api.client.transport import Transport
+from api.client.transport import OnProgress, Transport
 
 FILES = "/v1/files"
 UPLOADS = "/v1/uploads"
@@ -18,12 +19,14 @@ class Files:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def create(self, path: str | Path, *, purpose: str = "fine-tune") -> File:
-        """Upload a file from this machine."""
+    def create(self, path: str | Path, *, purpose: str = "fine-tune", on_progress: OnProgress | None = None) -> File:
+        """Upload a file from this machine; `on_progress` is called with the bytes sent and the bytes of the file."""
         path = Path(path)
-        if path.stat().st_size > WHOLE_BYTES:
-            return self._upload_parts(path, purpose)
-        sent = self._transport.post_file(FILES, path, field_name="file", fields={"purpose": purpose})
+        size_bytes = path.stat().st_size
+        if size_bytes > WHOLE_BYTES:
+            return self._upload_parts(path, purpose, on_progress)
+        on_sent = partial(_tell, on_progress, size_bytes)
+        sent = self._transport.post_file(FILES, path, field_name="file", fields={"purpose": purpose}, on_sent=on_sent)
         return File.model_validate(sent)
 
     def get(self, file_id: str) -> File:
@@ -49,7 +52,7 @@ class Files:
     def delete(self, file_id: str) -> Deleted:
         return Deleted.model_validate(self._transport.delete(f"{FILES}/{file_id}"))
 
-    def _upload_parts(self, path: Path, purpose: str) -> File:
+    def _upload_parts(self, path: Path, purpose: str, on_progress: OnProgress | None) -> File:
         size_bytes = path.stat().st_size
         upload = self._transport.post(
             UPLOADS,
@@ -58,7 +61,16 @@ class Files:
         part_ids = []
         with path.open("rb") as file:
             while chunk := file.read(PART_BYTES):
-                part = self._transport.post_file(f"{UPLOADS}/{upload['id']}/parts", chunk, field_name="data")
+                on_sent = partial(_tell, on_progress, size_bytes, begin=file.tell() - len(chunk))
+                part = self._transport.post_file(
+                    f"{UPLOADS}/{upload['id']}/parts", chunk, field_name="data", on_sent=on_sent
+                )
                 part_ids.append(part["id"])
         done = self._transport.post(f"{UPLOADS}/{upload['id']}/complete", {"part_ids": part_ids})
         return File.model_validate(done["file"])
+
+
+def _tell(on_progress: OnProgress | None, size_bytes: int, sent_bytes: int, *, begin: int = 0) -> None:
+    """`sent_bytes` of what begins at byte `begin` of the file."""
+    if on_progress is not None:
+        on_progress(begin + sent_bytes, size_bytes)

@@ -11,6 +11,8 @@ from api.client.transport import Params, Transport
 from api.client.waits import Why
 
 JOBS = "/v1/fine_tuning/jobs"
+EVENTS_PER_PAGE, LINES_PER_PAGE = 100, 1000
+"""The most that the API gives."""
 
 
 class JobFields(TypedDict, total=False):
@@ -139,4 +141,5 @@ class Jobs:
     def _rows(self, kind: type[R], path: str, params: Params, *, follow: bool, after: str | None) -> Iterator[R]:
         if follow:
             return follow_rows(self._transport, path, kind, params, after=after)
-        return read_pages(self._transport, path, kind, {**params, "after": after, "limit": 100})
+        limit = EVENTS_PER_PAGE if kind is Event else LINES_PER_PAGE
+        return read_pages(self._transport, path, kind, {**params, "after": after, "limit": limit})

@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx2
 import stamina
@@ -25,6 +25,8 @@ READ_SECONDS = 60.0
 
 Params = Mapping[str, str | int | bool | None]
 Body = Mapping[str, Any]
+OnProgress = Callable[[int, int], None]
+"""Called with the bytes that are there by now and the bytes that there will be."""
 
 
 class Transport:
@@ -62,13 +64,22 @@ class Transport:
         return self._json("DELETE", path)
 
     def post_file(
-        self, path: str, content: Path | bytes, *, field_name: str, fields: Mapping[str, str] | None = None
+        self,
+        path: str,
+        content: Path | bytes,
+        *,
+        field_name: str,
+        fields: Mapping[str, str] | None = None,
+        on_sent: Callable[[int], None] | None = None,
     ) -> Any:
-        """Send a file as multipart/form-data, streamed from where it is and opened anew for each try."""
+        """Send a file as multipart/form-data, streamed from where it is and opened anew for each try.
+
+        `on_sent` is told how many bytes of it were sent by now; a new try begins at 0 again.
+        """
         headers = {"idempotency-key": str(uuid.uuid4())}
 
         def send() -> httpx2.Response:
-            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as body:
+            with _open(content, on_sent) as body:
                 name = content.name if isinstance(content, Path) else "upload"
                 part = (name, body, "application/octet-stream")
                 return _answer(self.http.post(path, data=dict(fields or {}), files={field_name: part}, headers=headers))
@@ -132,6 +143,24 @@ class Transport:
 
     def _no_answer(self, error: Exception) -> str:
         return f"{self.base_url} does not answer: {error or type(error).__name__}"
+
+
+class _Counted(io.BufferedReader):
+    """A body that says how far it was read."""
+
+    def __init__(self, raw: io.FileIO | io.BytesIO, on_read: Callable[[int], None]) -> None:
+        super().__init__(raw)
+        self._on_read = on_read
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        self._on_read(self.tell())
+        return found
+
+
+def _open(content: Path | bytes, on_sent: Callable[[int], None] | None) -> BinaryIO:
+    raw = io.BytesIO(content) if isinstance(content, bytes) else io.FileIO(content)
+    return _Counted(raw, on_sent or (lambda sent_bytes: None))
 
 
 def _answer(response: httpx2.Response) -> httpx2.Response:

@@ -5,31 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import stamina
 
 from api.cli.follow import SilentView, follow_job
-from api.cli.main import main
 from api.client.results import Event
 from api.client.tunepool import Tunepool as Client
 from api.stack.folder import Lock, open_folder, write_private
+from tests.support.commands import Done, Tunepool
 from tests.support.stub_api import StubApi, as_error, as_json, as_list, as_stream
 
 JOBS = "/v1/fine_tuning/jobs"
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Tunepool = Callable[..., Done]
 
 
 @pytest.fixture
@@ -38,22 +29,6 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubApi]:
         monkeypatch.setenv("TUNEPOOL_URL", stub.url)
         monkeypatch.setenv("TUNEPOOL_API_KEY", "tp-key")
         yield stub
-
-
-@pytest.fixture
-def tunepool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tunepool:
-    """Run the command in this process, as the installed script does."""
-
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["tunepool", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return Done(int(code or 0), out, err)
-
-    return run
 
 
 def a_job(**changes: Any) -> dict[str, Any]:
@@ -202,6 +177,8 @@ def test_a_failed_job_is_shown_with_its_reason_and_what_to_do(api: StubApi, tune
     device = {"device_id": "here/cpu:0", "device_type": "cpu", "reserved_bytes": 2**30, "peak_device_bytes": 2**29}
     attempt = {"id": "attempt-1", "number": 1, "state": "failed", "failure": failure, **device}
     api.on("GET", f"{JOBS}/ftjob-1/attempts", as_list(attempt))
+    api.on("GET", f"{JOBS}/ftjob-1/metrics", as_list())
+    api.on("GET", "/v1/pool", as_json({"object": "pool", "devices": []}))
     out = tunepool("show", "ftjob-1").out
     for words in ("4 GiB were not enough (out_of_memory)", "Lower training.micro_batch_size", "here/cpu:0"):
         assert words in out

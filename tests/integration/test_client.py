@@ -198,7 +198,9 @@ def test_a_file_is_sent_whole_on_every_try(api: StubApi, client: Tunepool, tmp_p
     path = tmp_path / "train.jsonl"
     path.write_text('{"messages": []}\n')
     api.on("POST", "/v1/files", as_error(500), as_json(a_file()))
-    assert client.files.create(path).id == "file-1"
+    told: list[tuple[int, int]] = []
+    assert client.files.create(path, on_progress=lambda *sent: told.append(sent)).id == "file-1"
+    assert set(told) == {(17, 17)}
     assert len(api.asked) == 2
     for asked in api.asked:
         assert b'{"messages": []}\n' in asked.body
@@ -216,7 +218,9 @@ def test_a_large_file_goes_up_in_parts(
     api.on("POST", "/v1/uploads", as_json({"id": "upload_1"}))
     api.on("POST", "/v1/uploads/upload_1/parts", *[as_json({"id": f"part_{n}"}) for n in (1, 2, 3)])
     api.on("POST", "/v1/uploads/upload_1/complete", as_json({"id": "upload_1", "file": a_file(bytes=20)}))
-    assert client.files.create(path).bytes == 20
+    told: list[tuple[int, int]] = []
+    assert client.files.create(path, on_progress=lambda *sent: told.append(sent)).bytes == 20
+    assert list(dict.fromkeys(told)) == [(8, 20), (16, 20), (20, 20)]
     assert api.asked[0].json["bytes"] == 20
     parts = api.asked_for("POST", "/v1/uploads/upload_1/parts")
     assert [chunk in part.body for chunk, part in zip((b"01234567", b"89abcdef", b"ghij"), parts, strict=True)]
@@ -270,7 +274,10 @@ def _content(folder: Path) -> dict[str, bytes]:
 def test_an_adapter_arrives_whole_and_a_second_download_fetches_nothing(
     online: AdapterOnline, client: Tunepool, tmp_path: Path
 ) -> None:
-    folder = client.adapters.download("adapter-1", tmp_path / "out")
+    told: list[tuple[int, int]] = []
+    folder = client.adapters.download("adapter-1", tmp_path / "out", on_progress=lambda *sent: told.append(sent))
+    assert told[-1] == (7002, 7002)
+    assert told == sorted(told)
     manifest = json.dumps(online.manifest, indent=2).encode()
     assert _content(folder) == {**online.files, "manifest.json": manifest}
     stores = [asked for asked in online.api.asked if asked.path.startswith("/store/")]
@@ -303,7 +310,10 @@ def test_a_broken_download_goes_on_where_it_stopped(online: AdapterOnline, clien
     name, body = "adapter_model.safetensors", online.files["adapter_model.safetensors"]
     (tmp_path / f".{name}.part").write_bytes(body[:3000])
     online.api.on("GET", f"/store/{name}", Answer(body[3000:], 206))
-    assert _content(client.adapters.download("adapter-1", tmp_path))[name] == body
+    told: list[tuple[int, int]] = []
+    found = client.adapters.download("adapter-1", tmp_path, on_progress=lambda *sent: told.append(sent))
+    assert _content(found)[name] == body
+    assert told[0] == (7000, 7002)
     assert online.api.asked_for("GET", f"/store/{name}")[0].headers["range"] == "bytes=3000-"
 
 
