@@ -89,7 +89,8 @@ class Place:
     def _explain(self, facts: PoolFacts, started: set[str]) -> list[Wait]:
         """The reasons that have changed, of the jobs at the front and of those that may not start at all."""
         planner = self._queueing.planner
-        front = [job_id for job_id in planner.order(facts.now) if job_id not in started][:EXPLAINED_PER_PASS]
+        first = planner.front(facts.now, EXPLAINED_PER_PASS + len(started))
+        front = [job_id for job_id in first if job_id not in started]
         kept = set(front)
         rest = [j for j in self._queueing.waiting if j not in kept and j not in self._phases and j not in started]
         known = [job_id for job_id in (*front, *rest[:EXPLAINED_PER_PASS]) if planner.has_queued(job_id)]

@@ -22,7 +22,6 @@ from orchestrator.scheduler.spending import read_spent
 from orchestrator.store import attempts, devices, events, jobs, teams
 from orchestrator.store.budgets import claim_hold, read_budget
 from orchestrator.store.prices import read_price
-from orchestrator.store.scheduling import record_claims
 from orchestrator.store.session import ReadTx, WriteTx
 
 log = structlog.get_logger(__name__)
@@ -76,7 +75,6 @@ class Starter:
                 lease_seconds=self.attempt_lease_seconds,
             ),
         )
-        record_claims(tx, job.job_id, (), ())
         data: dict[str, Any] = {
             "attempt": attempt.number,
             "device_id": device.device_id,

@@ -255,17 +255,18 @@ def _unopposed(to: JobState) -> tuple[ColumnElement[bool], ...]:
 
 
 def _on_entry(to: JobState, now: datetime) -> dict[str, Any]:
-    """A retried job keeps its place in the queue; a resumed one goes to the end."""
+    """A retried job keeps its place in the queue; a resumed one goes to the end. Claims are a queued job's only."""
     if to is JobState.QUEUED:
         waits_anew = or_(jobs.c.queued_at.is_(None), jobs.c.state == JobState.PAUSED)
         return {"queued_at": case((waits_anew, bind_moment(now)), else_=jobs.c.queued_at), "phase": None}
     if to is JobState.RUNNING:
-        return {"started_at": func.coalesce(jobs.c.started_at, bind_moment(now)), "not_before_at": None}
+        started_at = func.coalesce(jobs.c.started_at, bind_moment(now))
+        return {"started_at": started_at, "not_before_at": None, "claims": None}
     if to is JobState.PAUSED:
-        return {"pause_requested_at": None, "not_before_at": None, "phase": None}
+        return {"pause_requested_at": None, "not_before_at": None, "phase": None, "claims": None}
     if to in FINAL_JOB_STATES:
-        return {"finished_at": now, "not_before_at": None, "phase": None}
-    return {}
+        return {"finished_at": now, "not_before_at": None, "phase": None, "claims": None}
+    return {"claims": None}
 
 
 def request_cancel(tx: WriteTx, job_id: str) -> Job:

@@ -17,6 +17,8 @@ from orchestrator.store.session import ReadTx
 
 JOBS_PER_READ = 2000
 """Changed jobs that one pass takes in; the rest follow in the next ones."""
+PAUSE_SECONDS_PER_JOB = 4e-5
+"""Behind a long queue even looking for changes is dear: a thousand jobs, 40 ms; a hundred thousand, four seconds."""
 LONGEST_REST_SECONDS = 2.0
 """Without any change in the rows a pass is made this often, because estimates and clocks move on."""
 
@@ -40,6 +42,7 @@ class Queueing:
         self._rules = rules
         self._mark: _Mark | None = None
         self._rest_until = 0.0
+        self._pause_until = 0.0
         self.forget()
 
     def forget(self) -> None:
@@ -53,7 +56,10 @@ class Queueing:
 
     def refresh(self, tx: ReadTx) -> PoolFacts | None:
         """Take over what has changed. None when nothing has, and the last pass was not long ago."""
+        if time.monotonic() < self._pause_until:
+            return None
         mark = self._read_mark(tx)
+        self._pause_until = time.monotonic() + len(mark.versions) * PAUSE_SECONDS_PER_JOB
         if mark == self._mark and time.monotonic() < self._rest_until:
             return None
         facts = read_pool_facts(tx)
@@ -65,8 +71,9 @@ class Queueing:
         return facts
 
     def hurry(self) -> None:
-        """Something that was decided has not been applied: do not rest."""
+        """Something that was decided has not been applied, or somebody asks: do not rest."""
         self._mark = None
+        self._pause_until = 0.0
 
     def _read_mark(self, tx: ReadTx) -> _Mark:
         return _Mark(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from orchestrator.domain.scheduling.actions import Decision, Wait
 from orchestrator.domain.scheduling.context import Pass
@@ -87,6 +88,10 @@ class Planner:
     def order(self, now: float) -> list[str]:
         """The queue, first to last: the order in which jobs would start if there were room for all."""
         return [waiting.job.job_id for waiting in queue_order(self._state, now)]
+
+    def front(self, now: float, most: int) -> list[str]:
+        """The first jobs of the queue, as many as this."""
+        return [waiting.job.job_id for waiting in islice(queue_order(self._state, now), most)]
 
     def position(self, job_id: str, now: float) -> int | None:
         """The job's place in the queue from 1 on; None for a job that is held, for later, or unknown."""
