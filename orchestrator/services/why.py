@@ -68,15 +68,15 @@ class WhyReader:
 
     def _read_facts(self, tx: ReadTx) -> PoolFacts:
         try:
-            self._queueing.hurry()
-            facts = self._queueing.refresh(tx)
-            while not self._queueing.is_complete:
+            while True:
+                self._queueing.hurry()
                 facts = self._queueing.refresh(tx)
+                assert facts is not None, "a hurried refresh reads"
+                if self._queueing.is_complete:
+                    return facts
         except Exception:
             self._queueing.forget()
             raise
-        assert facts is not None, "a hurried refresh reads"
-        return facts
 
     def _forecast(self, job_id: str, facts: PoolFacts) -> float | None:
         """The same decision run forward, with times as predicted; None when the job is too far back to say."""
