@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedConfig
 
 from workers.estimator.allocator import NoRoom, round_size, simulate_reserved
@@ -115,20 +116,16 @@ def _with_workspaces(recording: Recording) -> Recording:
 
 def _find_peak(recording: Recording) -> tuple[int, Counter[str]]:
     """The most bytes alive at once, and what they were."""
-    sizes = [round_size(born.size_bytes) for born in recording.births]
-    live = most = moment = 0
-    for index, event in enumerate(recording.events):
-        if event >= 0:
-            live += sizes[event]
-            if live > most:
-                most, moment = live, index
-        else:
-            live -= sizes[~event]
+    sizes = np.array([round_size(born.size_bytes) for born in recording.births], dtype=np.int64)
+    events = np.array(recording.events, dtype=np.int64)
+    numbers = np.where(events < 0, ~events, events)
+    changes = np.where(events < 0, -sizes[numbers], sizes[numbers])
+    live = np.cumsum(changes)
+    moment = int(live.argmax())
     parts: Counter[str] = Counter()
-    for event in recording.events[: moment + 1]:
-        number = event if event >= 0 else ~event
-        parts[recording.births[number].kind] += sizes[number] if event >= 0 else -sizes[number]
-    return most, parts
+    for number, change in zip(numbers[: moment + 1].tolist(), changes[: moment + 1].tolist(), strict=True):
+        parts[recording.births[number].kind] += change
+    return int(live[moment]), parts
 
 
 def _simulate(recording: Recording, request: Request) -> int:

@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from workers.estimator import attention, losses
 from workers.estimator.build import DTYPES, find_layers
-from workers.estimator.optimizers import build_optimizer
+from workers.estimator.optimizers import Steps, build_optimizer
 from workers.estimator.precision import Precision, emulated_autocast
 from workers.estimator.quantized import BLOCK, PackedLinear4bit, PackedLinear8bit
+from workers.estimator.repeat import FirstStep
 from workers.estimator.request import Request
 from workers.estimator.tracker import Tracker
 
@@ -49,27 +50,41 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
         stack.enter_context(_without_cycle_collection())
         stack.enter_context(tracker)
         stack.enter_context(precision)
-        outputs = None
-        for step in range(STEPS):
-            tracker.enter("step")
-            tracker.kind = "activations"
-            loss, outputs = _forward(model, request, _length(request, step), outputs)
-            precision.forget()
-            tracker.enter("head_backward")
-            with tracker.counting_as("logits_and_loss"):
-                _run_backward(loss)
-            precision.forget()
-            del loss
-            tracker.enter("clip")
-            trained = [p for p in model.parameters() if p.requires_grad]
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            tracker.enter("optimizer")
-            optimizer.step()
-            tracker.enter("zero")
-            for parameter in trained:
-                parameter.grad = None
+        _train(model, request, tracker, precision, optimizer)
         tracker.enter("end")
+    tracker.close()
     return tracker
+
+
+def _train(model: nn.Module, request: Request, tracker: Tracker, precision: Precision, optimizer: Steps) -> None:
+    """Two steps; the second is written instead of run where it is the first one's like."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def free_gradients() -> None:
+        for parameter in trained:
+            parameter.grad = None
+
+    outputs = None
+    for step in range(STEPS):
+        first = FirstStep(tracker)
+        tracker.enter("step")
+        tracker.kind = "activations"
+        loss, outputs = _forward(model, request, _length(request, step), outputs)
+        precision.forget()
+        tracker.enter("head_backward")
+        with tracker.counting_as("logits_and_loss"):
+            _run_backward(loss)
+        precision.forget()
+        del loss
+        tracker.enter("clip")
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        if step == 0 and outputs is None and first.leaves_only_gradients():
+            first.finish_twice(optimizer.step, free_gradients)
+            return
+        tracker.enter("optimizer")
+        optimizer.step()
+        tracker.enter("zero")
+        free_gradients()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ layers (depth.py) and played against an allocator (allocator.py).
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -63,6 +63,15 @@ class Tracker(TorchDispatchMode):
         self._fresh: dict[Any, bool] = {}
         self.collective: dict[int, Counter[int]] = {}
         self._spreads = False
+
+    @property
+    def alive(self) -> KeysView[int]:
+        """The numbers of allocations that have not died."""
+        return self._references.keys()
+
+    def close(self) -> None:
+        """Follow nothing any more: what dies later, such as the model, is no part of the recording."""
+        self._references.clear()
 
     def enter(self, name: str, layer: int = -1) -> None:
         """Start a section."""
