@@ -5,9 +5,12 @@ for them. peak_device: the whole process, as nvidia-smi shows it. The breakdown 
 allocation and adds up to peak_device.
 """
 
+import gc
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -66,9 +69,13 @@ def estimate(request: Request) -> Answer:
 def _estimate(text: str) -> Answer:
     request = Request.model_validate_json(text)
     config = read_config(request)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_cycle_collection():
         warnings.simplefilter("ignore")  # libraries warn about what a step without data cannot mean
-        recording, parameters = _record(request, config)
+        return _answer(request, config)
+
+
+def _answer(request: Request, config: PreTrainedConfig) -> Answer:
+    recording, parameters = _record(request, config)
     recording = _with_workspaces(shard(recording, request.devices))
     allocated, parts = _find_peak(recording)
     reserved = _simulate(recording, request)
@@ -84,6 +91,19 @@ def _estimate(text: str) -> Answer:
         flops=recording.flops // STEPS,
         seconds=0.0,
     )
+
+
+@contextmanager
+def _without_cycle_collection() -> Iterator[None]:
+    """Python's collector comes at moments that depend on all that ran before; a recording must not. And it would look
+    through a hundred thousand events again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _record(request: Request, config: PreTrainedConfig) -> tuple[Recording, tuple[int, int]]:
@@ -122,9 +142,10 @@ def _find_peak(recording: Recording) -> tuple[int, Counter[str]]:
     changes = np.where(events < 0, -sizes[numbers], sizes[numbers])
     live = np.cumsum(changes)
     moment = int(live.argmax())
+    held = np.bincount(numbers[: moment + 1], weights=changes[: moment + 1], minlength=len(sizes))
     parts: Counter[str] = Counter()
-    for number, change in zip(numbers[: moment + 1].tolist(), changes[: moment + 1].tolist(), strict=True):
-        parts[recording.births[number].kind] += change
+    for number in np.flatnonzero(held).tolist():
+        parts[recording.births[number].kind] += int(held[number])
     return int(live[moment]), parts
 
 

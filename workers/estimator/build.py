@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.initialization import no_init_weights
 
 from workers.estimator import attention
 from workers.estimator.quantized import quantize_linears
@@ -115,7 +116,7 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
     if isinstance(targets, list):
         _check_targets(model, targets)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             adapted: Any = _wrap(model, config)
     except Exception as error:
         raise EstimateError(f"lora: {str(error)[:300]}") from error

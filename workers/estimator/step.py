@@ -3,9 +3,8 @@
 The second step has what the first one leaves behind: optimizer states and, in a loop that keeps them, old outputs.
 """
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -47,7 +46,6 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
         stack.callback(attention.padded_rows.reset, attention.padded_rows.set(padded))
         stack.enter_context(emulated_autocast(precision))
         stack.enter_context(attention.masks_of_kernels())
-        stack.enter_context(_without_cycle_collection())
         stack.enter_context(tracker)
         stack.enter_context(precision)
         _train(model, request, tracker, precision, optimizer)
@@ -85,18 +83,6 @@ def _train(model: nn.Module, request: Request, tracker: Tracker, precision: Prec
         optimizer.step()
         tracker.enter("zero")
         free_gradients()
-
-
-@contextmanager
-def _without_cycle_collection() -> Iterator[None]:
-    """Python's collector comes at moments that depend on all that ran before; a recording must not."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _run_backward(loss: torch.Tensor) -> None:
