@@ -72,6 +72,7 @@ class Training(_Strict):
     micro_batch_size: int = Field(default=1, ge=1, le=65536)
     max_seq_length: int = Field(default=2048, ge=2, le=2**24)
     packing: bool = False
+    padded: bool | None = None
     gradient_checkpointing: bool = False
     optimizer: str = "adamw"
     optimizer_dtype: DtypeName | None = None
@@ -87,6 +88,19 @@ class Training(_Strict):
         if name not in _OPTIMIZER_WORDS:
             raise ValueError(f"{name!r} is not an optimizer that is known here: {', '.join(sorted(_OPTIMIZER_WORDS))}")
         return name
+
+    @property
+    def rows(self) -> Literal["whole", "padded", "packed"]:
+        """What is in a batch: rows of several are rarely of one length, and a single one needs no padding."""
+        if self.packing:
+            return "packed"
+        return "padded" if (self.micro_batch_size > 1 if self.padded is None else self.padded) else "whole"
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Training":
+        if self.packing and self.padded:
+            raise ValueError("padded: packed rows are not padded; leave one of packing and padded out")
+        return self
 
     @property
     def optimizer_kind(self) -> str:

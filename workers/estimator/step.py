@@ -41,9 +41,8 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
     _mark_layers(layers, tracker, precision)
     _mark_gradients(model, tracker, owners)
     optimizer = build_optimizer(request, model, tracker, owners)
-    padded = request.training.micro_batch_size > 1 and not request.training.packing
     with ExitStack() as stack:
-        stack.callback(attention.padded_rows.reset, attention.padded_rows.set(padded))
+        stack.callback(attention.rows_of_batch.reset, attention.rows_of_batch.set(request.training.rows))
         stack.enter_context(emulated_autocast(precision))
         stack.enter_context(attention.masks_of_kernels())
         stack.enter_context(tracker)
@@ -114,7 +113,8 @@ def _forward(model: nn.Module, request: Request, length: int, kept: Any) -> tupl
     training = request.training
     shape = (training.micro_batch_size, length)
     ids = torch.empty(shape, dtype=torch.int64, device="meta")
-    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch: dict[str, Any] = {"input_ids": ids}
+    batch["position_ids" if training.packing else "attention_mask"] = torch.ones_like(ids)
     labels = torch.empty_like(ids)
     if training.loss != "materialized":
         return losses.headless_loss(model, batch, labels, kind=training.loss), None
