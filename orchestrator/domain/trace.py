@@ -34,7 +34,7 @@ NOT_ASKED = MappingProxyType(
         "warmup_ratio": "a number that changes from step to step",
         "weight_decay": "scales weights in place",
         "max_grad_norm": "scales gradients in place; the norm's temporaries are counted either way",
-        "eval_steps": "an evaluation keeps no activations and has no backward",
+        "eval_steps": "every run is asked about as one that evaluates, which is the same however often it does",
         "checkpoint_steps": "states are copied to the host to be saved",
         "checkpoint_seconds": "states are copied to the host to be saved",
         "seed": "a number",
@@ -88,6 +88,8 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
             "loss": "fused",
             "attention": "sdpa",
             "keeps_outputs": False,
+            "evaluates": True,
+            "method": "sft",
         },
         "devices": {"count": 1, "sharding": "none"},
     }

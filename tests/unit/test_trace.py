@@ -80,6 +80,7 @@ def test_the_question_says_how_our_worker_trains() -> None:
     assert (training["dtype"], training["residual_dtype"]) == ("bfloat16", "bfloat16")
     assert (training["loss"], training["attention"], training["keeps_outputs"]) == ("fused", "sdpa", False)
     assert (training["optimizer"], training["optimizer_dtype"]) == ("adamw", None)
+    assert (training["evaluates"], training["method"]) == (True, "sft")
 
 
 def test_what_cannot_be_asked_says_why() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from workers.estimator.allocator import NoRoom, round_size, simulate_reserved
-from workers.estimator.build import build_model, read_config
+from workers.estimator.build import build_model, build_reference, read_config
 from workers.estimator.context import CONTEXT_BYTES, USUAL_DEVICE_BYTES, workspaces
 from workers.estimator.depth import Plan, Recording, Unstretchable, plan_depth, shrink_config, stretch
 from workers.estimator.request import Devices, Request
@@ -116,8 +116,8 @@ def _record(request: Request, config: PreTrainedConfig) -> tuple[Recording, tupl
 
 
 def _record_as(request: Request, config: PreTrainedConfig, plan: Plan) -> tuple[Recording, tuple[int, int]]:
-    model = build_model(request, shrink_config(config, plan))
-    tracker = record_steps(model, request)
+    small = shrink_config(config, plan)
+    tracker = record_steps(build_model(request, small), request, reference=build_reference(request, small))
     counted = tracker.parameters
     inner = [sum(pair[i] for layer, pair in counted.items() if plan.first <= layer < plan.last) for i in (0, 1)]
     trained, total = (sum(pair[i] for pair in counted.values()) + plan.copies * inner[i] for i in (0, 1))

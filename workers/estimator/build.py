@@ -73,6 +73,14 @@ def build_model(request: Request, config: PreTrainedConfig) -> nn.Module:
     return model.train()
 
 
+def build_reference(request: Request, config: PreTrainedConfig) -> nn.Module | None:
+    """The frozen copy that DPO compares with, unless an adapter is trained: that is switched off for it."""
+    training = request.training
+    if training.method != "dpo" or request.lora is not None or training.precomputes_reference:
+        return None
+    return build_model(request, config).requires_grad_(requires_grad=False)
+
+
 def _from_config(config: PreTrainedConfig, dtype: torch.dtype, wanted: str) -> nn.Module:
     """The model with the attention that the request asks for, as far as transformers has it for this architecture."""
     kinds = {"flash": attention.WITHOUT_MASK, "sdpa": attention.WITH_MASK, "eager": "eager"}

@@ -3,6 +3,7 @@
 Unknown fields and impossible values are refused by name; `describe_error` turns pydantic's answer into one sentence.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -34,6 +35,10 @@ _OPTIMIZER_WORDS = {
 }
 """Our plan's words and transformers' OptimizerNames, and the implementation behind each (transformers 5, Trainer's
 optimizer handlers: `adamw_torch` is torch's AdamW, which takes its foreach form on CUDA)."""
+
+
+_NAMES_FIELD = re.compile(r"[a-z_.]+: ")
+"""How a message begins that says itself which of several fields is wrong."""
 
 
 class _Strict(BaseModel):
@@ -81,6 +86,10 @@ class Training(_Strict):
     loss: Literal["materialized", "chunked", "fused"] = "fused"
     attention: Literal["flash", "sdpa", "eager"] = "sdpa"
     keeps_outputs: bool = False
+    evaluates: bool = False
+    eval_batch_size: int | None = Field(default=None, ge=1, le=65536)
+    method: Literal["sft", "dpo"] = "sft"
+    precomputes_reference: bool = False
 
     @field_validator("optimizer")
     @classmethod
@@ -100,6 +109,13 @@ class Training(_Strict):
     def _agree(self) -> "Training":
         if self.packing and self.padded:
             raise ValueError("padded: packed rows are not padded; leave one of packing and padded out")
+        if self.method == "dpo" and (self.keeps_outputs or self.packing):
+            field = "keeps_outputs" if self.keeps_outputs else "packing"
+            raise ValueError(f"{field}: DPO compares rows in pairs; leave it out, or ask for method 'sft'")
+        if self.eval_batch_size is not None and not self.evaluates:
+            raise ValueError("eval_batch_size: only a run that evaluates has one")
+        if self.precomputes_reference and self.method != "dpo":
+            raise ValueError("precomputes_reference: only method 'dpo' has a reference")
         return self
 
     @property
@@ -134,7 +150,7 @@ class Request(_Strict):
     @model_validator(mode="after")
     def _agree(self) -> "Request":
         if (self.architecture is None) == (self.model is None):
-            raise ValueError("give either model_config or model")
+            raise ValueError("model_config: give either this or model")
         if self.lora is None and self.quantization.type != "none":
             raise ValueError("lora: quantized weights cannot be trained; ask for lora or for quantization.type 'none'")
         if self.devices.sharding != "none" and self.devices.count == 1:
@@ -148,5 +164,9 @@ def describe_error(error: ValidationError) -> str:
     for item in error.errors(include_url=False, include_context=False):
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        parts.append(f"{field}: {message}" if field else message)
+        named = _NAMES_FIELD.match(message)
+        if field:
+            parts.append(f"{field}.{message}" if named else f"{field}: {message}")
+        else:
+            parts.append(message if named else f"line: {message}")
     return "; ".join(parts)
