@@ -34,7 +34,7 @@ NOT_ASKED = MappingProxyType(
         "warmup_ratio": "a number that changes from step to step",
         "weight_decay": "scales weights in place",
         "max_grad_norm": "scales gradients in place; the norm's temporaries are counted either way",
-        "eval_steps": "an evaluation keeps no activations and has no backward",
+        "eval_steps": "every run is asked about as one that evaluates, which is the same however often it does",
         "checkpoint_steps": "states are copied to the host to be saved",
         "checkpoint_seconds": "states are copied to the host to be saved",
         "seed": "a number",
@@ -62,15 +62,13 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
     """The line for the tracer, without an id. Raises UntraceableError for what it cannot be asked.
 
     Says how our worker trains: adapters in float32 under autocast, norms left in the compute dtype, TRL's fused head
-    (which is what SFTTrainer's 'nll' is), transformers' default attention, no logits kept.
+    (which is what SFTTrainer's 'nll' is), transformers' default attention, no logits kept. Rows are filled up to
+    eights, so that even a single one may be padded.
     """
     if kind not in TRACED_KINDS:
         raise UntraceableError(f"memory on {kind} is not traced yet")
     if config is None:
         raise UntraceableError("the model's config was not kept with its registration")
-    if plan.packing:
-        # Our packed rows are kept apart by a mask, which takes memory and another kernel; the tracer knows none there.
-        raise UntraceableError("the mask of packed rows is not traced yet")
     if plan.method != "supervised":
         raise UntraceableError(f"method {plan.method} is not traced")
     return {
@@ -80,7 +78,8 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
         "training": {
             "micro_batch_size": plan.micro_batch_rows,
             "max_seq_length": -(-plan.max_seq_tokens // CUDA_TOKENS_MULTIPLE) * CUDA_TOKENS_MULTIPLE,
-            "packing": False,
+            "packing": plan.packing,
+            "padded": None if plan.packing else True,
             "gradient_checkpointing": plan.gradient_checkpointing,
             "optimizer": plan.optimizer,
             "optimizer_dtype": None,
@@ -89,6 +88,8 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
             "loss": "fused",
             "attention": "sdpa",
             "keeps_outputs": False,
+            "evaluates": True,
+            "method": "sft",
         },
         "devices": {"count": 1, "sharding": "none"},
     }

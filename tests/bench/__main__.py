@@ -11,6 +11,7 @@ BENCHMARKS = (
     ("tests.bench.followers",),
     ("tests.bench.calibration_replay",),
     ("tests.bench.learned_estimates",),
+    ("tests.bench.estimator_speed",),
 )
 
 

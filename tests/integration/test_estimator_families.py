@@ -8,7 +8,7 @@ import pytest
 from tests.support.architectures import ARCHITECTURES, make_request
 from workers.estimator.allocator import simulate_reserved
 from workers.estimator.answer import estimate
-from workers.estimator.build import build_model, read_config
+from workers.estimator.build import build_model, build_reference, read_config
 from workers.estimator.depth import Plan, Recording, plan_depth, shrink_config, stretch
 from workers.estimator.request import Request
 from workers.estimator.step import record_steps
@@ -41,6 +41,20 @@ WAYS: dict[str, dict[str, Any]] = {
             "optimizer": "adafactor",
         },
     },
+    "dpo": {
+        "training": {
+            "micro_batch_size": 1,
+            "max_seq_length": 64,
+            "gradient_checkpointing": True,
+            "method": "dpo",
+            "evaluates": True,
+            "loss": "materialized",
+        },
+    },
+    "packed": {
+        "lora": {"r": 8, "target_modules": "all-linear"},
+        "training": {"micro_batch_size": 2, "max_seq_length": 64, "packing": True, "evaluates": True},
+    },
 }
 
 
@@ -49,7 +63,9 @@ def _record(request: Request, *, whole: bool) -> tuple[Recording, Plan]:
     plan = plan_depth(config)
     if whole:
         plan = replace(plan, copies=0)
-    return stretch(record_steps(build_model(request, shrink_config(config, plan)), request), plan), plan
+    small = shrink_config(config, plan)
+    tracker = record_steps(build_model(request, small), request, reference=build_reference(request, small))
+    return stretch(tracker, plan), plan
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=() if way == "qlora" else pytest.mark.slow) for way in WAYS])

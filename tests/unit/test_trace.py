@@ -18,6 +18,7 @@ OTHERS: dict[str, Any] = {
     "micro_batch_rows": 2,
     "accumulation_steps": 8,
     "max_seq_tokens": 512,
+    "packing": True,
     "gradient_checkpointing": True,
     "learning_rate": 1e-5,
     "optimizer": "paged_adamw_8bit",
@@ -54,10 +55,6 @@ def test_each_field_of_a_plan_is_asked_or_has_a_reason_not_to_be(field: str) -> 
         methods = get_args(TrainingPlan.model_fields["method"].annotation)
         assert methods == ("supervised",), "a new method needs a question of its own"
         return
-    if field == "packing":
-        with pytest.raises(UntraceableError, match="mask of packed rows"):
-            ask(packing=True)
-        return
     assert field in OTHERS, "a new field: decide whether it moves the peak, here and in domain/trace.py"
     plan = make_plan()
     changed = plan.model_copy(update={field: OTHERS[field]})
@@ -78,9 +75,12 @@ def test_the_question_says_how_our_worker_trains() -> None:
     assert question["quantization"] == {"type": "nf4", "double_quant": True}
     training = question["training"]
     assert training["max_seq_length"] == 256, "rows are padded to eights on CUDA"
+    assert (training["packing"], training["padded"]) == (False, True)
+    assert ask(packing=True)["training"].items() >= {"packing": True, "padded": None}.items()
     assert (training["dtype"], training["residual_dtype"]) == ("bfloat16", "bfloat16")
     assert (training["loss"], training["attention"], training["keeps_outputs"]) == ("fused", "sdpa", False)
     assert (training["optimizer"], training["optimizer_dtype"]) == ("adamw", None)
+    assert (training["evaluates"], training["method"]) == (True, "sft")
 
 
 def test_what_cannot_be_asked_says_why() -> None:

@@ -113,7 +113,7 @@ def simulate_reserved(recording: Recording, *, limit_bytes: int | None, empties_
     """
     allocator = CachingAllocator(limit_bytes)
     blocks: dict[int, _Block] = {}
-    births = recording.births
+    sizes = [round_size(born.size_bytes) for born in recording.births]
     last_step = max(start for start, (name, _) in recording.marks if name == "step")
     events = recording.events
     for index, event in enumerate(events):
@@ -121,8 +121,7 @@ def simulate_reserved(recording: Recording, *, limit_bytes: int | None, empties_
             allocator.empty()
             allocator.most_bytes = allocator.reserved_bytes
         if event >= 0:
-            blocks[event] = allocator.allocate(births[event].size_bytes)
+            blocks[event] = allocator.allocate(sizes[event])
         else:
-            small = round_size(births[~event].size_bytes) <= SMALL_SIZE
-            allocator.release(blocks.pop(~event), small=small)
+            allocator.release(blocks.pop(~event), small=sizes[~event] <= SMALL_SIZE)
     return allocator.most_bytes

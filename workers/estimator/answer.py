@@ -5,17 +5,21 @@ for them. peak_device: the whole process, as nvidia-smi shows it. The breakdown 
 allocation and adds up to peak_device.
 """
 
+import gc
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedConfig
 
 from workers.estimator.allocator import NoRoom, round_size, simulate_reserved
-from workers.estimator.build import build_model, read_config
+from workers.estimator.build import build_model, build_reference, read_config
 from workers.estimator.context import CONTEXT_BYTES, USUAL_DEVICE_BYTES, workspaces
 from workers.estimator.depth import Plan, Recording, Unstretchable, plan_depth, shrink_config, stretch
 from workers.estimator.request import Devices, Request
@@ -65,9 +69,13 @@ def estimate(request: Request) -> Answer:
 def _estimate(text: str) -> Answer:
     request = Request.model_validate_json(text)
     config = read_config(request)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_cycle_collection():
         warnings.simplefilter("ignore")  # libraries warn about what a step without data cannot mean
-        recording, parameters = _record(request, config)
+        return _answer(request, config)
+
+
+def _answer(request: Request, config: PreTrainedConfig) -> Answer:
+    recording, parameters = _record(request, config)
     recording = _with_workspaces(shard(recording, request.devices))
     allocated, parts = _find_peak(recording)
     reserved = _simulate(recording, request)
@@ -85,6 +93,19 @@ def _estimate(text: str) -> Answer:
     )
 
 
+@contextmanager
+def _without_cycle_collection() -> Iterator[None]:
+    """Python's collector comes at moments that depend on all that ran before; a recording must not. And it would look
+    through a hundred thousand events again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _record(request: Request, config: PreTrainedConfig) -> tuple[Recording, tuple[int, int]]:
     """The deep model's recording, stretched from a shallow one where its layers repeat; and its parameters."""
     plan = plan_depth(config)
@@ -95,8 +116,8 @@ def _record(request: Request, config: PreTrainedConfig) -> tuple[Recording, tupl
 
 
 def _record_as(request: Request, config: PreTrainedConfig, plan: Plan) -> tuple[Recording, tuple[int, int]]:
-    model = build_model(request, shrink_config(config, plan))
-    tracker = record_steps(model, request)
+    small = shrink_config(config, plan)
+    tracker = record_steps(build_model(request, small), request, reference=build_reference(request, small))
     counted = tracker.parameters
     inner = [sum(pair[i] for layer, pair in counted.items() if plan.first <= layer < plan.last) for i in (0, 1)]
     trained, total = (sum(pair[i] for pair in counted.values()) + plan.copies * inner[i] for i in (0, 1))
@@ -115,20 +136,17 @@ def _with_workspaces(recording: Recording) -> Recording:
 
 def _find_peak(recording: Recording) -> tuple[int, Counter[str]]:
     """The most bytes alive at once, and what they were."""
-    sizes = [round_size(born.size_bytes) for born in recording.births]
-    live = most = moment = 0
-    for index, event in enumerate(recording.events):
-        if event >= 0:
-            live += sizes[event]
-            if live > most:
-                most, moment = live, index
-        else:
-            live -= sizes[~event]
+    sizes = np.array([round_size(born.size_bytes) for born in recording.births], dtype=np.int64)
+    events = np.array(recording.events, dtype=np.int64)
+    numbers = np.where(events < 0, ~events, events)
+    changes = np.where(events < 0, -sizes[numbers], sizes[numbers])
+    live = np.cumsum(changes)
+    moment = int(live.argmax())
+    held = np.bincount(numbers[: moment + 1], weights=changes[: moment + 1], minlength=len(sizes))
     parts: Counter[str] = Counter()
-    for event in recording.events[: moment + 1]:
-        number = event if event >= 0 else ~event
-        parts[recording.births[number].kind] += sizes[number] if event >= 0 else -sizes[number]
-    return most, parts
+    for number in np.flatnonzero(held).tolist():
+        parts[recording.births[number].kind] += int(held[number])
+    return int(live[moment]), parts
 
 
 def _simulate(recording: Recording, request: Request) -> int:

@@ -7,12 +7,12 @@ appendix B); no T x T matrix exists. Eager attention is not replaced: it is ordi
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from workers.estimator.tracker import count_flops
 
@@ -23,7 +23,9 @@ BIAS_MULTIPLE = 8
 HEAD_MULTIPLE, ROW_MULTIPLE = 32, 128
 """Flash attention rounds head sizes and rows so for its float32 accumulators (flash_api.cpp, mha_bwd)."""
 
-padded_rows: ContextVar[bool] = ContextVar("padded_rows", default=False)
+Rows = Literal["whole", "padded", "packed"]
+"""What a batch's rows are: all of one length, filled up with padding, or several examples each, kept apart."""
+rows_of_batch: ContextVar[Rows] = ContextVar("rows_of_batch", default="whole")
 
 
 class KernelAttention(torch.autograd.Function):
@@ -94,19 +96,59 @@ def _attend_without_mask(
 ) -> tuple[torch.Tensor, None]:
     if query.dtype == torch.float32:
         query, key, value = (item.to(torch.bfloat16) for item in (query, key, value))
-    return KernelAttention.apply(query, key, value, None).transpose(1, 2), None
+    width = value.shape[-1]
+    if query.shape[-1] != width:  # the kernel wants one width, so values are filled up and the output is cut
+        value = torch.nn.functional.pad(value, [0, query.shape[-1] - width])
+    attend = _attend_unpadded if rows_of_batch.get() == "padded" else _attend_whole
+    output = attend(query, key, value)
+    return output if width == output.shape[-1] else output[..., :width], None
+
+
+def _attend_whole(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """[B, H, T, D] in, [B, T, H, D] out."""
+    output: torch.Tensor = KernelAttention.apply(query, key, value, None)
+    return output.transpose(1, 2)
+
+
+def _attend_unpadded(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The same; the kernel gets copies without padding, [tokens, H, D], and its output goes into a padded one.
+
+    As in transformers 5.23's modeling_flash_attention_utils (_upad_input, _pad_input). Rows are taken as full, so that
+    the copies are as large as they can be.
+    """
+    batch, heads, rows, _ = query.shape
+    tokens = query.new_empty(batch * rows, dtype=torch.int64)
+    packed = [item.transpose(1, 2).reshape(batch * rows, *item.shape[1::2])[tokens] for item in (query, key, value)]
+    output = _attend_whole(*(item.unsqueeze(0).transpose(1, 2) for item in packed))[0]
+    padded = output.new_zeros(batch * rows, heads, output.shape[-1])
+    padded[tokens] = output
+    return padded.view(batch, rows, heads, output.shape[-1])
 
 
 def _no_mask(*_args: Any, **_kwargs: Any) -> None:
     return None
 
 
-def _padding_mask(batch_size: int, q_length: int, kv_length: int, *_args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """[B, 1, T, S] of bool for padded rows or a window that cuts keys off, else None: kernels know the triangle."""
-    window = kwargs.get("local_size")
-    if not padded_rows.get() and (window is None or window >= kv_length):
+def _mask_of_kernel(batch_size: int, q_length: int, kv_length: int, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """[B, 1, T, S] of bool for padded rows or a window that cuts keys off, else None: kernels know the triangle.
+
+    Packed rows get transformers' own mask, whose making takes as much again for a moment.
+    """
+    rows, window = rows_of_batch.get(), kwargs.get("local_size")
+    if rows == "packed":
+        mask: torch.Tensor | None = sdpa_mask(batch_size, q_length, kv_length, *args, **kwargs)
+        return mask
+    if rows == "whole" and (window is None or window >= kv_length):
         return None
     return torch.empty(batch_size, 1, q_length, kv_length, dtype=torch.bool, device="meta")
+
+
+def _find_packed_rows(position_ids: torch.Tensor) -> torch.Tensor | None:
+    """transformers' find_packed_sequence_indices [B, T], which looks whether there is more than one example a row."""
+    if rows_of_batch.get() != "packed":
+        return None
+    steps = torch.diff(position_ids, prepend=position_ids[:, :1] - 1, dim=-1)
+    return (steps != 1).cumsum(-1)
 
 
 def register() -> None:
@@ -114,15 +156,17 @@ def register() -> None:
     AttentionInterface.register(WITHOUT_MASK, _attend_without_mask)
     AttentionInterface.register(WITH_MASK, sdpa_attention_forward)
     AttentionMaskInterface.register(WITHOUT_MASK, _no_mask)
-    AttentionMaskInterface.register(WITH_MASK, _padding_mask)
+    AttentionMaskInterface.register(WITH_MASK, _mask_of_kernel)
 
 
 @contextmanager
 def masks_of_kernels() -> Iterator[None]:
-    """For architectures that know transformers' own names only: sdpa's masks without looking into the data."""
-    own = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
-    ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = _padding_mask
+    """Masks without looking into the data, also for architectures that know transformers' own names only."""
+    own, find = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"], masking_utils.find_packed_sequence_indices
+    ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = _mask_of_kernel
+    masking_utils.find_packed_sequence_indices = _find_packed_rows
     try:
         yield
     finally:
         ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = own
+        masking_utils.find_packed_sequence_indices = find

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.initialization import no_init_weights
 
 from workers.estimator import attention
 from workers.estimator.quantized import quantize_linears
@@ -72,6 +73,14 @@ def build_model(request: Request, config: PreTrainedConfig) -> nn.Module:
     return model.train()
 
 
+def build_reference(request: Request, config: PreTrainedConfig) -> nn.Module | None:
+    """The frozen copy that DPO compares with, unless an adapter is trained: that is switched off for it."""
+    training = request.training
+    if training.method != "dpo" or request.lora is not None or training.precomputes_reference:
+        return None
+    return build_model(request, config).requires_grad_(requires_grad=False)
+
+
 def _from_config(config: PreTrainedConfig, dtype: torch.dtype, wanted: str) -> nn.Module:
     """The model with the attention that the request asks for, as far as transformers has it for this architecture."""
     kinds = {"flash": attention.WITHOUT_MASK, "sdpa": attention.WITH_MASK, "eager": "eager"}
@@ -115,7 +124,7 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
     if isinstance(targets, list):
         _check_targets(model, targets)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             adapted: Any = _wrap(model, config)
     except Exception as error:
         raise EstimateError(f"lora: {str(error)[:300]}") from error

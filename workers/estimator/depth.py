@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers import PreTrainedConfig
 
 from workers.estimator.tracker import Born, Label, Tracker
@@ -23,8 +25,9 @@ _FIRST_DENSE = "first_k_dense_replace"
 _EVERY = ("decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step")
 """Periods of mixture layers, in configurations that give them as a number."""
 
-Key = tuple[str, int, int, int, int]
-"""An allocation in a deep model: section, its repetition, its layer, the owner's layer, and its rank among those."""
+Place = tuple[str, int, int, int, int]
+"""An allocation's: section, its repetition, its layer, the owner's layer, and its rank among those."""
+Numbers = npt.NDArray[np.int64]
 
 
 class Unstretchable(ValueError):
@@ -144,14 +147,21 @@ class _Section:
 
 
 class _Stretcher:
+    """An allocation's key is one number: its site (section, repetition, rank), its layer and its owner's layer."""
+
     def __init__(self, tracker: Tracker, plan: Plan) -> None:
         self._births, self._plan, self._flops = tracker.births, plan, tracker.flops
-        self._collective = tracker.collective
         self._sections = _cut(tracker)
         self._places = self._rank()
-        self._numbers: dict[Key, int] = {}
-        self._alive: set[int] = set()
-        self._events: list[int] = []
+        self._width = plan.depth + 2
+        self._sites, self._layers, self._owners = self._number_places()
+        self._sizes = np.array([born.size_bytes for born in tracker.births], dtype=np.int64)
+        for number, shares in tracker.collective.items():
+            self._sizes[number] += self._share_of_copies(shares)
+        self._alive: dict[int, int] = {}
+        self._seen: set[int] = set()
+        self._events: list[Numbers] = []
+        self._length = 0
         self._born: list[Born] = []
         self._marks: list[tuple[int, Label]] = []
 
@@ -166,7 +176,7 @@ class _Stretcher:
                 self._emit(section, plan.settle(section.layer))
             self._block_after(index)
             index += 1
-        return Recording(self._events, self._born, self._marks, self._count_flops())
+        return Recording(np.concatenate(self._events).tolist(), self._born, self._marks, self._count_flops())
 
     def _block_after(self, index: int) -> None:
         """Repeat the block behind itself where sections run up the layers, as in forward."""
@@ -188,35 +198,38 @@ class _Stretcher:
 
     def _emit(self, section: _Section, target: int) -> None:
         """A layer's section, for layer `target` of the deep model."""
-        plan, near, places = self._plan, section.layer, self._places
-        self._marks.append((len(self._events), (section.name, target)))
-        moved: dict[int, int] = {}
-        for event in section.events:
-            name, repetition, layer, owner, rank = places[event if event >= 0 else ~event]
-            for item in (layer, owner):
-                if item not in moved:
-                    moved[item] = plan.move(item, near=near, target=target)
-            self._add(event, (name, repetition, moved[layer], moved[owner], rank))
+        self._marks.append((self._length, (section.name, target)))
+        events = np.array(section.events, dtype=np.int64)
+        numbers = np.where(events < 0, ~events, events)
+        depth = self._plan.depth - self._plan.shift
+        moved = np.array(
+            [self._plan.move(layer, near=section.layer, target=target) for layer in range(-1, depth)], dtype=np.int64
+        )
+        self._append(events, moved[self._layers[numbers] + 1], moved[self._owners[numbers] + 1])
 
     def _emit_flat(self, section: _Section) -> None:
         """A section about all layers, such as the optimizer's: runs of the block's events are repeated in place."""
-        self._marks.append((len(self._events), (section.name, -1)))
+        self._marks.append((self._length, (section.name, -1)))
         plan, events, index = self._plan, section.events, 0
         places = {(event < 0, *self._place_of(event)) for event in events}
+        shifted: list[int] = []
+        shifts: list[int] = []
         while index < len(events):
             end = index
             while end < len(events) and self._repeats(events[end], places):
                 end += 1
             if end == index:
                 inside = plan.first <= self._layer_of(events[index]) < plan.last
-                self._add_shifted(events[index], plan.shift if inside else 0)
+                shifted.append(events[index])
+                shifts.append(plan.shift if inside else 0)
                 index += 1
                 continue
             numbers = range(plan.copies + 1)
             for number in numbers if self._rises(events, index, end) else reversed(numbers):
-                for event in events[index:end]:
-                    self._add_shifted(event, number * plan.period)
+                shifted += events[index:end]
+                shifts += [number * plan.period] * (end - index)
             index = end
+        self._append_shifted(np.array(shifted, dtype=np.int64), np.array(shifts, dtype=np.int64))
 
     def _repeats(self, event: int, places: set[tuple[Any, ...]]) -> bool:
         """Whether the section does this for the block's layer and for the same layer one period below: so for all."""
@@ -227,7 +240,7 @@ class _Stretcher:
         below = [item - period if item >= 0 else item for item in (layer, owner)]
         return (event < 0, name, repetition, below[0], below[1], rank) in places
 
-    def _place_of(self, event: int) -> Key:
+    def _place_of(self, event: int) -> Place:
         return self._places[event if event >= 0 else ~event]
 
     def _rises(self, events: list[int], start: int, end: int) -> bool:
@@ -245,40 +258,49 @@ class _Stretcher:
         _name, _repetition, layer, owner, _rank = self._place_of(event)
         return owner if owner >= 0 else layer
 
-    def _add_shifted(self, event: int, shift: int) -> None:
-        name, repetition, layer, owner, rank = self._place_of(event)
-        plan = self._plan
-        inside = [plan.first <= item < plan.last for item in (layer, owner)]
-        layer = layer + shift if inside[0] else plan.settle(layer)
-        owner = owner + shift if inside[1] else plan.settle(owner)
-        self._add(event, (name, repetition, layer, owner, rank))
+    def _append_shifted(self, events: Numbers, shifts: Numbers) -> None:
+        """Layers inside the block are moved by the events' shifts, others to where the deep model has them."""
+        numbers = np.where(events < 0, ~events, events)
+        first, last, shift = self._plan.first, self._plan.last, self._plan.shift
+        moved = []
+        for layers in (self._layers[numbers], self._owners[numbers]):
+            settled = np.where(layers < last, layers, layers + shift)
+            moved.append(np.where((layers >= first) & (layers < last), layers + shifts, settled))
+        self._append(events, *moved)
 
-    def _add(self, event: int, key: Key) -> None:
-        if event >= 0:
-            if key in self._numbers:
-                raise Unstretchable(f"{key} would be born twice")
-            number = self._numbers[key] = len(self._born)
-            size, kind, _owner = self._births[event]
-            if event in self._collective:
-                size += self._share_of_copies(event)
-            self._born.append(Born(size, kind, key[3]))
-            self._alive.add(number)
-            self._events.append(number)
-            return
-        number = self._numbers.get(key, -1)
-        if number not in self._alive:
-            raise Unstretchable(f"{key} would die without having lived")
-        self._alive.discard(number)
-        self._events.append(~number)
+    def _append(self, events: Numbers, layers: Numbers, owners: Numbers) -> None:
+        """Events of the recording, about allocations of these layers and owners in the deep model."""
+        is_birth = events >= 0
+        numbers = np.where(is_birth, events, ~events)
+        keys = self._sites[numbers] + (layers + 1) * self._width + owners + 1
+        start, added = len(self._born), numbers[is_birth].tolist()
+        found = keys[is_birth].tolist()
+        self._seen.update(found)
+        if len(self._seen) != start + len(added):
+            raise Unstretchable("an allocation would be born twice")
+        self._alive.update(zip(found, range(start, start + len(added)), strict=True))
+        kinds = [self._births[number].kind for number in added]
+        self._born.extend(map(Born, self._sizes[added].tolist(), kinds, owners[is_birth].tolist()))
+        try:
+            gone = np.array([self._alive.pop(key) for key in keys[~is_birth].tolist()], dtype=np.int64)
+        except KeyError as error:
+            raise Unstretchable("an allocation would die without having lived") from error
+        appended = np.empty_like(events)
+        appended[is_birth] = np.arange(start, start + len(added))
+        appended[~is_birth] = ~gone
+        here = gone >= start
+        if np.any(np.flatnonzero(is_birth)[gone[here] - start] > np.flatnonzero(~is_birth)[here]):
+            raise Unstretchable("an allocation would die before its birth")
+        self._events.append(appended)
+        self._length += len(appended)
 
-    def _share_of_copies(self, event: int) -> int:
+    def _share_of_copies(self, shares: Counter[int]) -> int:
         """Bytes that the repeated layers add to an output made of all layers' inputs."""
-        shares = self._collective[event]
         return self._plan.copies * sum(shares[layer] for layer in range(self._plan.first, self._plan.last))
 
-    def _rank(self) -> list[Key]:
+    def _rank(self) -> list[Place]:
         """Each allocation's place: which section of which layer made it, whose it is, the how manieth of those."""
-        places: dict[int, Key] = {}
+        places: dict[int, Place] = {}
         for section in self._sections:
             counts: Counter[int] = Counter()
             for event in section.events:
@@ -287,6 +309,15 @@ class _Stretcher:
                     places[event] = (section.name, section.repetition, section.layer, owner, counts[owner])
                     counts[owner] += 1
         return [places[number] for number in range(len(self._births))]
+
+    def _number_places(self) -> tuple[Numbers, Numbers, Numbers]:
+        """Of each allocation: a number for its site, with room for two layers below it; its layer; its owner's."""
+        sites: dict[tuple[str, int, int], int] = {}
+        table = np.empty((3, len(self._places)), dtype=np.int64)
+        for number, (name, repetition, layer, owner, rank) in enumerate(self._places):
+            site = sites.setdefault((name, repetition, rank), len(sites))
+            table[:, number] = site * self._width**2, layer, owner
+        return table[0], table[1], table[2]
 
     def _count_flops(self) -> int:
         inside = range(self._plan.first, self._plan.last)

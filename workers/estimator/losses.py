@@ -56,6 +56,22 @@ def headless_loss(model: torch.nn.Module, batch: dict[str, Any], labels: torch.T
     return _Fused.apply(scored, head.weight, head.bias).sum()
 
 
+def log_probabilities(
+    model: torch.nn.Module, batch: dict[str, Any], labels: torch.Tensor, *, kind: str
+) -> torch.Tensor:
+    """What DPO compares. Whole logits [B, T, V] become float32 on their way out of accelerate, and log-probabilities
+    row by row, as in TRL before its fused head (selective_log_softmax)."""
+    if kind != "materialized":
+        return headless_loss(model, batch, labels, kind=kind)
+    logits = model(**batch).logits.float()
+    wanted = labels[:, 1:].unsqueeze(-1)
+    rows = [
+        functional.log_softmax(row[:-1], dim=-1).gather(-1, target).squeeze(-1)
+        for row, target in zip(logits, wanted, strict=True)
+    ]
+    return torch.stack(rows).sum()
+
+
 class _Fused(torch.autograd.Function):
     """TRL's fused head on a GPU (trl 1.16, kernels/chunked_logprob.py): logits of a tile at a time, in both passes.
 

@@ -11,6 +11,7 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt, Params4bit
 from torch import nn
 
 from workers.estimator.request import Quantization
+from workers.estimator.tracker import count_flops
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights a scale, and first-level scales a second-level scale (bitsandbytes' defaults; QLoRA, section 3)."""
@@ -58,23 +59,37 @@ class PackedLinear4bit(Linear4bit):
 
 
 class _Product8bit(torch.autograd.Function):
-    """bitsandbytes' LLM.int8: inputs as float16 and as bytes with a scale a row; keeps the reshaped input."""
+    """bitsandbytes' LLM.int8 with its threshold (0.50, MatMul8bitLt and the CUDA operations behind it).
+
+    Forward casts inputs to float16, looks for outliers, packs rows to bytes, multiplies into int32 and scales those
+    into float16, whatever the dtype of input and output; it keeps the reshaped input. Backward unpacks the weight
+    [out, in] into the input's dtype. What outliers take by themselves depends on the data, and is little.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         rows = inputs.reshape(-1, inputs.shape[-1])
-        half = rows.to(torch.float16)
-        packed = half.new_empty(half.shape, dtype=torch.int8)
-        del half
+        packed, scales = _quantize_rows(rows.to(torch.float16))
         products = packed.new_empty(rows.shape[0], weight.shape[0], dtype=torch.int32)
-        output = products.new_empty(products.shape, dtype=inputs.dtype)
+        output = products.new_empty(products.shape, dtype=torch.float16).to(inputs.dtype)
+        count_flops(2 * rows.numel() * weight.shape[0])
+        del products, packed, scales
         ctx.inputs, ctx.weight, ctx.shape = rows, weight, inputs.shape
         return output.view(*inputs.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        unpacked = gradient.new_empty(ctx.weight.shape, dtype=torch.float32).to(gradient.dtype)
-        return torch.matmul(gradient, unpacked).view(ctx.shape), None, None
+        rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()
+        unpacked = ctx.weight.new_empty(ctx.weight.shape, dtype=ctx.inputs.dtype)
+        return torch.matmul(rows.to(ctx.inputs.dtype), unpacked).view(ctx.shape), None, None
+
+
+def _quantize_rows(half: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[N, K] of float16 to bytes and a float32 scale a row; outliers are found by a whole absolute value."""
+    scales = half.new_empty(half.shape[0], dtype=torch.float32)
+    packed = half.new_empty(half.shape, dtype=torch.int8)
+    half.abs().ge(_State8bit.threshold)
+    return packed, scales
 
 
 class PackedLinear8bit(Linear8bitLt):

@@ -3,6 +3,7 @@
 Unknown fields and impossible values are refused by name; `describe_error` turns pydantic's answer into one sentence.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -34,6 +35,10 @@ _OPTIMIZER_WORDS = {
 }
 """Our plan's words and transformers' OptimizerNames, and the implementation behind each (transformers 5, Trainer's
 optimizer handlers: `adamw_torch` is torch's AdamW, which takes its foreach form on CUDA)."""
+
+
+_NAMES_FIELD = re.compile(r"[a-z_.]+: ")
+"""How a message begins that says itself which of several fields is wrong."""
 
 
 class _Strict(BaseModel):
@@ -72,6 +77,7 @@ class Training(_Strict):
     micro_batch_size: int = Field(default=1, ge=1, le=65536)
     max_seq_length: int = Field(default=2048, ge=2, le=2**24)
     packing: bool = False
+    padded: bool | None = None
     gradient_checkpointing: bool = False
     optimizer: str = "adamw"
     optimizer_dtype: DtypeName | None = None
@@ -80,6 +86,10 @@ class Training(_Strict):
     loss: Literal["materialized", "chunked", "fused"] = "fused"
     attention: Literal["flash", "sdpa", "eager"] = "sdpa"
     keeps_outputs: bool = False
+    evaluates: bool = False
+    eval_batch_size: int | None = Field(default=None, ge=1, le=65536)
+    method: Literal["sft", "dpo"] = "sft"
+    precomputes_reference: bool = False
 
     @field_validator("optimizer")
     @classmethod
@@ -87,6 +97,26 @@ class Training(_Strict):
         if name not in _OPTIMIZER_WORDS:
             raise ValueError(f"{name!r} is not an optimizer that is known here: {', '.join(sorted(_OPTIMIZER_WORDS))}")
         return name
+
+    @property
+    def rows(self) -> Literal["whole", "padded", "packed"]:
+        """What is in a batch: rows of several are rarely of one length, and a single one needs no padding."""
+        if self.packing:
+            return "packed"
+        return "padded" if (self.micro_batch_size > 1 if self.padded is None else self.padded) else "whole"
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Training":
+        if self.packing and self.padded:
+            raise ValueError("padded: packed rows are not padded; leave one of packing and padded out")
+        if self.method == "dpo" and (self.keeps_outputs or self.packing):
+            field = "keeps_outputs" if self.keeps_outputs else "packing"
+            raise ValueError(f"{field}: DPO compares rows in pairs; leave it out, or ask for method 'sft'")
+        if self.eval_batch_size is not None and not self.evaluates:
+            raise ValueError("eval_batch_size: only a run that evaluates has one")
+        if self.precomputes_reference and self.method != "dpo":
+            raise ValueError("precomputes_reference: only method 'dpo' has a reference")
+        return self
 
     @property
     def optimizer_kind(self) -> str:
@@ -120,7 +150,7 @@ class Request(_Strict):
     @model_validator(mode="after")
     def _agree(self) -> "Request":
         if (self.architecture is None) == (self.model is None):
-            raise ValueError("give either model_config or model")
+            raise ValueError("model_config: give either this or model")
         if self.lora is None and self.quantization.type != "none":
             raise ValueError("lora: quantized weights cannot be trained; ask for lora or for quantization.type 'none'")
         if self.devices.sharding != "none" and self.devices.count == 1:
@@ -134,5 +164,9 @@ def describe_error(error: ValidationError) -> str:
     for item in error.errors(include_url=False, include_context=False):
         field = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        parts.append(f"{field}: {message}" if field else message)
+        named = _NAMES_FIELD.match(message)
+        if field:
+            parts.append(f"{field}.{message}" if named else f"{field}: {message}")
+        else:
+            parts.append(message if named else f"line: {message}")
     return "; ".join(parts)

@@ -11,6 +11,8 @@ from workers.estimator.request import Devices
 from workers.estimator.tracker import Born
 
 _SHARDED = frozenset({"base_weights", "quantization_constants", "adapters", "gradients", "optimizer"})
+_STARTS = frozenset({"step", "evaluation"})
+"""Sections in which the root's own parameters are gathered."""
 _STORED = frozenset({"base_weights", "quantization_constants", "adapters"})
 
 
@@ -61,10 +63,10 @@ def _spread(recording: Recording, count: int) -> Recording:
             held.append(_give_birth(births, events, Born(whole[layer], "base_weights", layer)))
             if name == "backward" and gradients[layer]:
                 passing.append(_give_birth(births, events, Born(gradients[layer], "gradients", layer)))
-        elif name in {"clip", "step"}:
+        elif name in {"clip", *_STARTS}:
             events.extend(~number for number in held)
             held = []
-            if name == "step":
+            if name in _STARTS:
                 held.append(_give_birth(births, events, Born(whole[-1], "base_weights", -1)))
         events.extend(recording.events[start:end])
         events.extend(~number for number in passing)

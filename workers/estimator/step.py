@@ -3,9 +3,8 @@
 The second step has what the first one leaves behind: optimizer states and, in a loop that keeps them, old outputs.
 """
 
-import gc
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,9 +15,11 @@ from torch.nn import functional
 
 from workers.estimator import attention, losses
 from workers.estimator.build import DTYPES, find_layers
-from workers.estimator.optimizers import build_optimizer
+from workers.estimator.forward import evaluate_once, forward
+from workers.estimator.optimizers import Steps, build_optimizer
 from workers.estimator.precision import Precision, emulated_autocast
 from workers.estimator.quantized import BLOCK, PackedLinear4bit, PackedLinear8bit
+from workers.estimator.repeat import FirstStep
 from workers.estimator.request import Request
 from workers.estimator.tracker import Tracker
 
@@ -26,8 +27,9 @@ STEPS = 2
 """Recorded steps: the first allocates the optimizer's states, the second runs beside them."""
 
 
-def record_steps(model: nn.Module, request: Request) -> Tracker:
-    """Everything that a training loop allocates, from the model's own storages to the end of the second step."""
+def record_steps(model: nn.Module, request: Request, *, reference: nn.Module | None = None) -> Tracker:
+    """Everything that a training loop allocates, from the model's own storages to the end of the second step, and of an
+    evaluation after it. `reference` is DPO's frozen model, where it is one of its own."""
     tracker = Tracker()
     layers = find_layers(model)
     owners = _own_parameters(model, layers)
@@ -39,49 +41,75 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
         _autocast_dtype(request), {functional.scaled_dot_product_attention: attention.stand_in_for_sdpa}
     )
     _mark_layers(layers, tracker, precision)
+    if reference is not None:
+        layers = find_layers(reference)
+        _load_storages(reference, tracker, _own_parameters(reference, layers), counts=False)
+        _mark_layers(layers, tracker, precision)
     _mark_gradients(model, tracker, owners)
     optimizer = build_optimizer(request, model, tracker, owners)
-    padded = request.training.micro_batch_size > 1 and not request.training.packing
     with ExitStack() as stack:
-        stack.callback(attention.padded_rows.reset, attention.padded_rows.set(padded))
+        stack.callback(attention.rows_of_batch.reset, attention.rows_of_batch.set(request.training.rows))
         stack.enter_context(emulated_autocast(precision))
         stack.enter_context(attention.masks_of_kernels())
-        stack.enter_context(_without_cycle_collection())
         stack.enter_context(tracker)
         stack.enter_context(precision)
-        outputs = None
-        for step in range(STEPS):
-            tracker.enter("step")
-            tracker.kind = "activations"
-            loss, outputs = _forward(model, request, _length(request, step), outputs)
-            precision.forget()
-            tracker.enter("head_backward")
-            with tracker.counting_as("logits_and_loss"):
-                _run_backward(loss)
-            precision.forget()
-            del loss
-            tracker.enter("clip")
-            trained = [p for p in model.parameters() if p.requires_grad]
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            tracker.enter("optimizer")
-            optimizer.step()
-            tracker.enter("zero")
-            for parameter in trained:
-                parameter.grad = None
+        loop = _Loop(model, request, tracker=tracker, precision=precision, reference=reference)
+        loop.train(optimizer)
+        if request.training.evaluates:
+            evaluate_once(model, request, tracker, reference=reference, precision=precision)
         tracker.enter("end")
+    tracker.close()
     return tracker
 
 
-@contextmanager
-def _without_cycle_collection() -> Iterator[None]:
-    """Python's collector comes at moments that depend on all that ran before; a recording must not."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+class _Loop:
+    def __init__(
+        self,
+        model: nn.Module,
+        request: Request,
+        *,
+        tracker: Tracker,
+        precision: Precision,
+        reference: nn.Module | None,
+    ) -> None:
+        self._model, self._request, self._reference = model, request, reference
+        self._tracker, self._precision = tracker, precision
+        self._outputs: Any = None
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def train(self, optimizer: Steps) -> None:
+        """Two steps; the second is written instead of run where it is the first one's like."""
+        for step in range(STEPS):
+            first = FirstStep(self._tracker)
+            self._run_until_clipped(step)
+            if step == 0 and self._outputs is None and first.leaves_only_gradients():
+                first.finish_twice(optimizer.step, self._free_gradients)
+                return
+            self._tracker.enter("optimizer")
+            optimizer.step()
+            self._tracker.enter("zero")
+            self._free_gradients()
+
+    def _run_until_clipped(self, step: int) -> None:
+        """Forward, beside the outputs that were kept of the batch before, backward and clipping."""
+        tracker, precision = self._tracker, self._precision
+        tracker.enter("step")
+        tracker.kind = "activations"
+        length = _length(self._request, step)
+        loss, self._outputs = forward(
+            self._model, self._request.training, length, reference=self._reference, precision=precision
+        )
+        tracker.enter("head_backward")
+        with tracker.counting_as("logits_and_loss"):
+            _run_backward(loss)
+        precision.forget()
+        del loss
+        tracker.enter("clip")
+        torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
+
+    def _free_gradients(self) -> None:
+        for parameter in self._trained:
+            parameter.grad = None
 
 
 def _run_backward(loss: torch.Tensor) -> None:
@@ -109,22 +137,6 @@ def _length(request: Request, step: int) -> int:
     return max(2, longest // 2) if shorter else longest
 
 
-def _forward(model: nn.Module, request: Request, length: int, kept: Any) -> tuple[torch.Tensor, Any]:
-    training = request.training
-    shape = (training.micro_batch_size, length)
-    ids = torch.empty(shape, dtype=torch.int64, device="meta")
-    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    labels = torch.empty_like(ids)
-    if training.loss != "materialized":
-        return losses.headless_loss(model, batch, labels, kind=training.loss), None
-    if training.keeps_outputs:
-        outputs = model(**batch, labels=labels, num_items_in_batch=1)
-        return outputs.loss, outputs
-    outputs = model(**batch, labels=labels)
-    outputs.logits.float()  # accelerate hands what a forward pass in lower precision returns on as float32
-    return outputs.loss, None
-
-
 def _own_parameters(model: nn.Module, layers: nn.ModuleList) -> dict[int, int]:
     """The layer that each parameter or buffer is in, by identity; -1 for embeddings, final norm and head."""
     owners = {id(tensor): -1 for tensor in (*model.parameters(), *model.buffers())}
@@ -133,8 +145,8 @@ def _own_parameters(model: nn.Module, layers: nn.ModuleList) -> dict[int, int]:
     return owners
 
 
-def _load_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int]) -> None:
-    """The model's own storages in the order of its modules, as they are loaded onto the device.
+def _load_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int], *, counts: bool = True) -> None:
+    """The model's own storages in the order of its modules, as they are loaded; parameters are noted if it `counts`.
 
     A packed layer comes from a whole weight [out, in] that was there before it, with its float32 scales; those stay
     behind in the allocator's cache.
@@ -147,7 +159,7 @@ def _load_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int]) -
             for parameter in module.parameters(recurse=False):
                 owner, count = owners[id(parameter)], _count(parameter)
                 trained, total = tracker.parameters.get(owner, (0, 0))
-                if tracker.add(parameter, owner=owner):
+                if tracker.add(parameter, owner=owner) and counts:
                     tracker.parameters[owner] = (trained + count * parameter.requires_grad, total + count)
             for part, buffer in module.named_buffers(recurse=False):
                 kind = "quantization_constants" if part.startswith("quantization_constant_") else None

@@ -7,13 +7,15 @@ layers (depth.py) and played against an allocator (allocator.py).
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from workers.estimator.replay import Replay
 
 Label = tuple[str, int]
 """A section: its name, and the layer that it is about or -1."""
@@ -26,6 +28,8 @@ class Born(NamedTuple):
     kind: str
     owner: int
 
+
+_replay = Replay()
 
 _active: ContextVar["Tracker | None"] = ContextVar("active_tracker", default=None)
 
@@ -59,6 +63,15 @@ class Tracker(TorchDispatchMode):
         self._fresh: dict[Any, bool] = {}
         self.collective: dict[int, Counter[int]] = {}
         self._spreads = False
+
+    @property
+    def alive(self) -> KeysView[int]:
+        """The numbers of allocations that have not died."""
+        return self._references.keys()
+
+    def close(self) -> None:
+        """Follow nothing any more: what dies later, such as the model, is no part of the recording."""
+        self._references.clear()
 
     def enter(self, name: str, layer: int = -1) -> None:
         """Start a section."""
@@ -109,13 +122,15 @@ class Tracker(TorchDispatchMode):
         super().__exit__(*details)
         _active.reset(self._token)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch's compiler is not at work here, and keeping it out would cost some microseconds an operation."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _ELEMENTWISE and not kwargs and _are_alike(args):
-            result: Any = torch.empty_like(args[0])
-        else:
-            result = func(*args, **(kwargs or {}))
+        result = _replay.run(func, args, kwargs)
         counts = _FLOPS.get(func)
         if counts is not None:
             self.count_flops(counts(args, result))
@@ -189,22 +204,6 @@ def _grouped_flops(args: tuple[Any, ...], _result: Any) -> int:
 
 
 _ATEN = torch.ops.aten
-_ELEMENTWISE = frozenset({_ATEN.mul.Tensor, _ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.div.Tensor})
-"""Operations whose shapes torch works out in Python on the meta device, slowly; between equals they are known."""
-
-
-def _are_alike(args: tuple[Any, ...]) -> bool:
-    first, second = args[0], args[1]
-    return (
-        isinstance(second, torch.Tensor)
-        and first.shape == second.shape
-        and first.dtype == second.dtype
-        and first.is_floating_point()
-        and first.is_contiguous()
-        and second.is_contiguous()
-    )
-
-
 _FLOPS: dict[Any, Callable[[tuple[Any, ...], Any], int]] = {
     _ATEN.mm.default: _mm_flops,
     _ATEN.bmm.default: _mm_flops,
