@@ -121,6 +121,14 @@ def test_nobody_leaves_in_vain() -> None:
     assert _asked(pool) == [("large", "reclaim", "owner")]
 
 
+def test_a_victim_that_the_next_one_makes_needless_stays() -> None:
+    pool = _pool(team("a", 1), team("b"), devices=1)
+    _runs(pool, "small", 6, saved_at=NOW)
+    _runs(pool, "large", 16)
+    pool.submit(queued("owner", 18))
+    assert _asked(pool) == [("large", "reclaim", "owner")]
+
+
 def test_a_team_that_falls_within_its_guarantee_half_way_does_not_hide_the_right_victim() -> None:
     pool = _pool(team("a", 1), team("b", 0.7), devices=1)
     _runs(pool, "cheap", 4, saved_at=NOW)
