@@ -59,7 +59,6 @@ def simulate(name: str, pool: PoolFile, jobs: Sequence[SimulatedJob]) -> Outcome
     done = records.done()
     used = sum(sum(hour.had.values()) for hour in hours(records).values())
     weight = sum(device.weight_micros for device in pool.devices) / 1e6
-    team_ids = sorted({job.team_id for job in done})
     length = max(records.ended_at - starts_at, 1.0)
     return Outcome(
         name=name,

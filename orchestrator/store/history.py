@@ -1,9 +1,9 @@
 """What ran: one row per attempt that ended, with what its job asked for. Read to simulate the pool's past."""
 
-from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import select
 
 from orchestrator.store.session import ReadTx
 from orchestrator.store.tables.accounts import teams
@@ -14,7 +14,7 @@ from orchestrator.store.tables.pool import devices
 MOST_ATTEMPTS = 50_000
 
 
-def list_ended(tx: ReadTx, since: datetime, limit: int = MOST_ATTEMPTS) -> Sequence[RowMapping]:
+def list_ended(tx: ReadTx, since: datetime, limit: int = MOST_ATTEMPTS) -> list[dict[str, Any]]:
     """Attempts that had a device and ended, of jobs queued since then, by job and number; at most `limit`."""
     query = (
         select(
@@ -36,4 +36,4 @@ def list_ended(tx: ReadTx, since: datetime, limit: int = MOST_ATTEMPTS) -> Seque
         .order_by(jobs.c.queued_at, jobs.c.job_id, attempts.c.number)
         .limit(limit)
     )
-    return tx.rows(query)
+    return [{**row} for row in tx.rows(query)]

@@ -12,6 +12,8 @@ BENCHMARKS = (
     ("tests.bench.calibration_replay",),
     ("tests.bench.learned_estimates",),
     ("tests.bench.estimator_speed",),
+    ("tests.bench.scheduler_scale",),
+    ("tests.bench.scheduler_scale", "--devices", "64", "--queued", "1000", "--teams", "10"),
 )
 
 

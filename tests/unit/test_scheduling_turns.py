@@ -2,9 +2,10 @@
 
 import pytest
 
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import PreemptionRule
 from orchestrator.domain.scheduling.decide import Jobs, build_planner, decide
-from orchestrator.domain.scheduling.facts import Hold, PriorityClass, QueuedJob, Rules, RunningJob
+from orchestrator.domain.scheduling.facts import Hold, QueuedJob, Rules, RunningJob
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.shapes import Shapes
 from orchestrator.domain.scheduling.turns import Turns, backlog_seconds, count_turns

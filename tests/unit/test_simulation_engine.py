@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import PreemptionRule
-from orchestrator.domain.scheduling.facts import PriorityClass, Rules
+from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.scheduling.planner import Planner
 from orchestrator.simulation.engine import Simulation
 from orchestrator.simulation.records import Records

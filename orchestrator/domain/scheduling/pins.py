@@ -88,7 +88,7 @@ def soonest_slot(room: DeviceRoom, ask: Ask, overlay: Overlay, now: float, until
 
 
 def moment_of(room: DeviceRoom, needed: int, offers: Mapping[str, int], overlay: Overlay, now: float) -> float:
-    """When so many bytes are expected to be free for a job with these offers; infinity for never. Late jobs end now."""
+    """When so many bytes are expected to be free for a job with these offers; infinity for never."""
     free = room.free_bytes
     if offers:
         free += offers.get(room.device_id, 0)
@@ -97,5 +97,5 @@ def moment_of(room: DeviceRoom, needed: int, offers: Mapping[str, int], overlay:
     for at, size_bytes in overlay.departures(room.device_id):
         free += size_bytes
         if needed <= free:
-            return max(at, now)
+            return at
     return inf

@@ -11,8 +11,8 @@ from orchestrator.domain.scheduling.evictions import Eviction
 from orchestrator.domain.scheduling.facts import Footprint, Lock
 from orchestrator.domain.scheduling.hunts import Hunt
 from orchestrator.domain.scheduling.lines import Waiting
-from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter, is_exempt
+from orchestrator.domain.scheduling.order import CLASS_RANKS, IDLE_LEVELS, WITHIN_LEVELS, Level
+from orchestrator.domain.scheduling.preemption import Starter, is_exempt
 from orchestrator.domain.scheduling.rooms import Ask
 from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.sharing import goes_first
@@ -186,7 +186,7 @@ class RoomMaking:
         """Room may also be made on devices that holders pinned whom this job does not have to respect."""
         found = self._found
         ask = found.ask_of(waiting, spot, types)
-        pinned = {d: 0 for d, pin in found.overlay.pinned.items() if goes_first(found.state, pin, level)}
+        pinned = {d: 0 for d, pin in found.overlay.pinned.items() if goes_first(found.state, pin, waiting, level)}
         return replace(ask, offers={**pinned, **ask.offers}) if pinned else ask
 
     def _evict(self, waiting: Waiting, way: tuple[Spot, Footprint], eviction: Eviction) -> None:
