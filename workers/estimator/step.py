@@ -14,7 +14,7 @@ from torch import nn
 from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional
 
-from workers.estimator import attention, losses
+from workers.estimator import attention, cpu, losses
 from workers.estimator.build import DTYPES, find_layers
 from workers.estimator.optimizers import build_optimizer
 from workers.estimator.precision import Precision, emulated_autocast
@@ -35,16 +35,15 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
     if request.training.loss == "materialized" and not request.training.keeps_outputs:
         causal = model.get_base_model() if isinstance(model, PeftModel) else model
         causal.loss_function = losses.shifted_copy_loss
-    precision = Precision(
-        _autocast_dtype(request), {functional.scaled_dot_product_attention: attention.stand_in_for_sdpa}
-    )
+    precision = _make_precision(request)
+    on_cpu = request.devices.kind == "cpu"
     _mark_layers(layers, tracker, precision)
     _mark_gradients(model, tracker, owners)
     optimizer = build_optimizer(request, model, tracker, owners)
     padded = request.training.micro_batch_size > 1 and not request.training.packing
     with ExitStack() as stack:
         stack.callback(attention.padded_rows.reset, attention.padded_rows.set(padded))
-        stack.enter_context(emulated_autocast(precision))
+        stack.enter_context(emulated_autocast(precision, device=request.devices.kind))
         stack.enter_context(attention.masks_of_kernels())
         stack.enter_context(_without_cycle_collection())
         stack.enter_context(tracker)
@@ -67,7 +66,8 @@ def record_steps(model: nn.Module, request: Request) -> Tracker:
             optimizer.step()
             tracker.enter("zero")
             for parameter in trained:
-                parameter.grad = None
+                # On a CPU the peak is that of the worker's probe, which has gradients beforehand (recipes/probe.py).
+                parameter.grad = parameter.grad if on_cpu and step < STEPS - 1 else None
         tracker.enter("end")
     return tracker
 
@@ -89,6 +89,14 @@ def _run_backward(loss: torch.Tensor) -> None:
     _engine_run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
     )
+
+
+def _make_precision(request: Request) -> Precision:
+    lower = _autocast_dtype(request)
+    product = functional.scaled_dot_product_attention
+    if request.devices.kind == "cpu":
+        return Precision(lower, {product: cpu.stand_in_for_sdpa}, to_lower=cpu.LOWER, to_float32=cpu.FLOAT32)
+    return Precision(lower, {product: attention.stand_in_for_sdpa})
 
 
 def _autocast_dtype(request: Request) -> torch.dtype | None:
@@ -115,6 +123,8 @@ def _forward(model: nn.Module, request: Request, length: int, kept: Any) -> tupl
     ids = torch.empty(shape, dtype=torch.int64, device="meta")
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     labels = torch.empty_like(ids)
+    if request.devices.kind == "cpu":
+        return cpu.compute_loss(model, batch, labels), None
     if training.loss != "materialized":
         return losses.headless_loss(model, batch, labels, kind=training.loss), None
     if training.keeps_outputs:
