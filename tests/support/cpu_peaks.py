@@ -4,6 +4,8 @@ A run is `python -m workers train` in a process of its own: the probe of the lon
 peak that no later one passes.
 """
 
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -13,13 +15,41 @@ from typing import Any
 
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.protocol import DeviceGrant
+from orchestrator.domain.trace import build_question
 from tests.support.models import ROOT
-from tests.support.training import make_attempt, outcomes, read_reports
+from tests.support.training import make_attempt, make_plan, outcomes, read_reports
 
 HEAD_TOKENS = 9
 """Of `make_full_rows`, before the first that is learned: a system message of one word and the turns' marks."""
 STEPS = 2
-RUN_SECONDS = 280
+RUN_SECONDS = 800
+
+
+CASES = [
+    {"quantization": quantization, "micro_batch_rows": rows, "max_seq_tokens": tokens, "gradient_checkpointing": again}
+    for quantization, rows, tokens, again in itertools.product(("none", "nf4"), (1, 4), (64, 256, 512), (False, True))
+]
+
+
+def make_case(**changes: Any) -> TrainingPlan:
+    """A plan of rank 16 in bfloat16, of a few steps."""
+    shared = {"epochs": 1, "max_steps": STEPS, "lora_r": 16, "lora_alpha": 32, "compute_dtype": "bfloat16"}
+    return make_plan(**shared, learning_rate=1e-4, **changes)
+
+
+def predict_peak_bytes(model: Path, plan: TrainingPlan) -> int:
+    """The tracer's figure for the whole process, by the question that the control plane asks."""
+    question = build_question(plan, json.loads((model / "config.json").read_text()), "cpu")
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.estimator"],
+        cwd=ROOT,
+        input=json.dumps(question) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=True,
+    )
+    return int(json.loads(done.stdout)["peak_device_bytes"])
 
 
 def make_full_rows(count: int, tokens: int) -> Iterator[dict[str, Any]]:
