@@ -14,14 +14,13 @@ from orchestrator.domain.errors import UntraceableError
 from orchestrator.domain.estimate import DeviceKind, MemoryEstimate
 from orchestrator.domain.plan import TrainingPlan
 
-TRACED_KINDS: frozenset[DeviceKind] = frozenset({"cuda"})
-"""Kinds of device whose memory the tracer knows how to count. On CPU the figure is the resident set of a process, which
-malloc and the mapped file decide as much as tensors do."""
 CUDA_TOKENS_MULTIPLE = 8
 """Rows are padded to a multiple of this on CUDA (`workers.recipes.sft`)."""
-MARGIN_SHARE = 0.03
-"""What placement reserves beyond the traced peak of the process. The tracer may be this much below what the driver
-shows (its goal against published measurements), and the reservation is a fence that the worker cannot pass."""
+MARGIN_SHARES: Mapping[DeviceKind, float] = MappingProxyType({"cuda": 0.03, "cpu": 0.05})
+"""What placement reserves beyond the traced peak of the process. On CUDA the tracer may be this much below what the
+driver shows (its goal against published measurements), and the reservation is a fence that the worker cannot pass. On a
+CPU the resident sets of one plan differ by as much from run to run, with the holes that malloc happens to leave; the
+fence there has a headroom of its own beside it (decision 0012)."""
 NOT_ASKED = MappingProxyType(
     {
         "method": "only supervised training exists; another method is not traced at all",
@@ -62,11 +61,9 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
     """The line for the tracer, without an id. Raises UntraceableError for what it cannot be asked.
 
     Says how our worker trains: adapters in float32 under autocast, norms left in the compute dtype, TRL's fused head
-    (which is what SFTTrainer's 'nll' is), transformers' default attention, no logits kept. Rows are filled up to
-    eights, so that even a single one may be padded.
+    (which is what SFTTrainer's 'nll' is; on a CPU the tracer knows the worker's own loss), transformers' default
+    attention, no logits kept. Rows are filled up to eights, so that even a single one may be padded.
     """
-    if kind not in TRACED_KINDS:
-        raise UntraceableError(f"memory on {kind} is not traced yet")
     if config is None:
         raise UntraceableError("the model's config was not kept with its registration")
     if plan.method != "supervised":
@@ -77,9 +74,9 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
         "quantization": {"type": plan.quantization, "double_quant": plan.double_quant},
         "training": {
             "micro_batch_size": plan.micro_batch_rows,
-            "max_seq_length": -(-plan.max_seq_tokens // CUDA_TOKENS_MULTIPLE) * CUDA_TOKENS_MULTIPLE,
+            "max_seq_length": _padded_tokens(plan, kind),
             "packing": plan.packing,
-            "padded": None if plan.packing else True,
+            "padded": None if plan.packing or kind == "cpu" else True,
             "gradient_checkpointing": plan.gradient_checkpointing,
             "optimizer": plan.optimizer,
             "optimizer_dtype": None,
@@ -91,8 +88,13 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
             "evaluates": True,
             "method": "sft",
         },
-        "devices": {"count": 1, "sharding": "none"},
+        "devices": {"kind": kind, "count": 1, "sharding": "none"},
     }
+
+
+def _padded_tokens(plan: TrainingPlan, kind: DeviceKind) -> int:
+    multiple = CUDA_TOKENS_MULTIPLE if kind == "cuda" else 1
+    return -(-plan.max_seq_tokens // multiple) * multiple
 
 
 def _describe_lora(plan: TrainingPlan) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _describe_lora(plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
-def read_answer(line: Mapping[str, Any]) -> MemoryEstimate:
+def read_answer(line: Mapping[str, Any], kind: DeviceKind) -> MemoryEstimate:
     """The estimate in an answer. Raises UntraceableError with the tracer's reason, or for an answer without sense."""
     if line.get("error"):
         raise UntraceableError(f"the tracer cannot do this: {str(line['error'])[:300]}")
@@ -117,7 +119,7 @@ def read_answer(line: Mapping[str, Any]) -> MemoryEstimate:
     except ValidationError as error:
         raise UntraceableError(f"the tracer's answer has {error.error_count()} wrong fields") from None
     _check_sums(answer)
-    margin = int(MARGIN_SHARE * answer.peak_device_bytes)
+    margin = int(MARGIN_SHARES[kind] * answer.peak_device_bytes)
     return MemoryEstimate(
         total_bytes=answer.peak_device_bytes + margin,
         breakdown={**answer.breakdown, "margin": margin},

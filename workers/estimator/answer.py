@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
+from workers.estimator import cpu
 from workers.estimator.allocator import NoRoom, round_size, simulate_reserved
-from workers.estimator.build import build_model, build_reference, read_config
+from workers.estimator.build import EstimateError, build_model, build_reference, read_config
 from workers.estimator.context import CONTEXT_BYTES, USUAL_DEVICE_BYTES, workspaces
 from workers.estimator.depth import Plan, Recording, Unstretchable, plan_depth, shrink_config, stretch
 from workers.estimator.request import Devices, Request
+from workers.estimator.resident import find_peaks
 from workers.estimator.sharding import shard
 from workers.estimator.step import STEPS, record_steps
 from workers.estimator.tracker import Born
@@ -69,6 +71,8 @@ def estimate(request: Request) -> Answer:
 def _estimate(text: str) -> Answer:
     request = Request.model_validate_json(text)
     config = read_config(request)
+    if request.devices.kind == "cpu" and (reason := cpu.refuse(request)):
+        raise EstimateError(reason)
     with warnings.catch_warnings(), _without_cycle_collection():
         warnings.simplefilter("ignore")  # libraries warn about what a step without data cannot mean
         return _answer(request, config)
@@ -76,6 +80,8 @@ def _estimate(text: str) -> Answer:
 
 def _answer(request: Request, config: PreTrainedConfig) -> Answer:
     recording, parameters = _record(request, config)
+    if request.devices.kind == "cpu":
+        return _answer_for_cpu(request, config, recording, parameters)
     recording = _with_workspaces(shard(recording, request.devices))
     allocated, parts = _find_peak(recording)
     reserved = _simulate(recording, request)
@@ -104,6 +110,22 @@ def _without_cycle_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _answer_for_cpu(
+    request: Request, config: PreTrainedConfig, recording: Recording, parameters: tuple[int, int]
+) -> Answer:
+    peaks = find_peaks(recording, request, config, frozen_parameters=parameters[1] - parameters[0])
+    return Answer(
+        peak_allocated_bytes=peaks.allocated_bytes,
+        peak_reserved_bytes=peaks.held_bytes,
+        peak_device_bytes=peaks.device_bytes,
+        breakdown={part: peaks.parts[part] for part in (*PARTS, "loading")},
+        trainable_parameters=parameters[0],
+        total_parameters=parameters[1],
+        flops=recording.flops // STEPS,
+        seconds=0.0,
+    )
 
 
 def _record(request: Request, config: PreTrainedConfig) -> tuple[Recording, tuple[int, int]]:

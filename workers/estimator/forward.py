@@ -1,11 +1,11 @@
 """From a batch to its loss, as the training loop goes: one forward, DPO's two, or an evaluation's without gradients."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from workers.estimator import attention, losses
+from workers.estimator import attention, cpu, losses
 from workers.estimator.precision import Precision
 from workers.estimator.request import Request, Training
 from workers.estimator.tracker import Tracker
@@ -15,7 +15,13 @@ PAIR = 2
 
 
 def forward(
-    model: nn.Module, training: Training, length: int, *, reference: nn.Module | None, precision: Precision
+    model: nn.Module,
+    training: Training,
+    length: int,
+    *,
+    reference: nn.Module | None,
+    precision: Precision,
+    device: Literal["cpu", "cuda"],
 ) -> tuple[torch.Tensor, Any]:
     """The loss of a batch of rows of `length` tokens, and the outputs that the loop keeps until its next batch."""
     rows = training.micro_batch_size * (PAIR if training.method == "dpo" else 1)
@@ -26,6 +32,10 @@ def forward(
     batch["position_ids" if packed else "attention_mask"] = torch.ones_like(ids)
     if training.method == "dpo":
         return _prefer(model, training, batch, labels, reference=reference, precision=precision), None
+    if device == "cpu":
+        loss = cpu.compute_loss(model, batch, labels)
+        precision.forget()
+        return loss, None
     if training.loss != "materialized":
         loss = losses.headless_loss(model, batch, labels, kind=training.loss)
         precision.forget()
@@ -79,7 +89,14 @@ def evaluate_once(
     tracker.kind = "activations"
     model.eval()
     with torch.no_grad():
-        forward(model, batches, batches.max_seq_length, reference=reference, precision=precision)
+        forward(
+            model,
+            batches,
+            batches.max_seq_length,
+            reference=reference,
+            precision=precision,
+            device=request.devices.kind,
+        )
     attention.rows_of_batch.reset(token)
     tracker.enter("evaluated")
     tracker.flops = flops

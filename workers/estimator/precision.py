@@ -72,9 +72,17 @@ Replacement = Callable[..., Any]
 class Precision(TorchFunctionMode):
     """Casts as autocast would when `lower` is given, and puts `replacements` in the place of functions."""
 
-    def __init__(self, lower: torch.dtype | None, replacements: dict[Any, Replacement]) -> None:
+    def __init__(
+        self,
+        lower: torch.dtype | None,
+        replacements: dict[Any, Replacement],
+        *,
+        to_lower: frozenset[Any] = _LOWER,
+        to_float32: frozenset[Any] = _FLOAT32,
+    ) -> None:
         super().__init__()
         self.lower = lower
+        self._to_lower, self._to_float32 = to_lower, to_float32
         self._replacements = replacements
         self._cache: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -90,9 +98,9 @@ class Precision(TorchFunctionMode):
         if replacement is not None:
             return replacement(*args, **kwargs)
         if self.lower is not None:
-            if func in _LOWER:
+            if func in self._to_lower:
                 args, kwargs = self._cast_all(args, kwargs, self.lower)
-            elif func in _FLOAT32:
+            elif func in self._to_float32:
                 args, kwargs = self._cast_all(args, kwargs, torch.float32)
         return func(*args, **kwargs)
 
@@ -130,8 +138,11 @@ class _MetaAutocast:
 
 
 @contextmanager
-def emulated_autocast(precision: Precision) -> Iterator[None]:
-    """Let libraries that ask whether autocast is on, or that leave it, find what they would find on a GPU."""
+def emulated_autocast(precision: Precision, *, device: str = "cuda") -> Iterator[None]:
+    """Let libraries that ask whether autocast is on, or that leave it, find what they would find on a GPU.
+
+    Those that ask without naming a device, as PEFT's 4-bit layers do, are told about CUDA: so on a CPU, that it is off.
+    """
     flag, real = torch.is_autocast_enabled("cuda"), torch.autocast
 
     def autocast(device_type: str, *args: Any, enabled: bool = True, **kwargs: Any) -> Any:
@@ -139,7 +150,7 @@ def emulated_autocast(precision: Precision) -> Iterator[None]:
             return _MetaAutocast(precision, enabled=enabled)
         return real(device_type, *args, enabled=enabled, **kwargs)
 
-    torch.set_autocast_enabled("cuda", precision.lower is not None)
+    torch.set_autocast_enabled("cuda", device == "cuda" and precision.lower is not None)
     torch.autocast = autocast
     try:
         yield

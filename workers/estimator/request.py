@@ -124,8 +124,10 @@ class Training(_Strict):
 
 
 class Devices(_Strict):
-    """`memory_bytes` of one device, where it is known: near its limit the allocator holds less in reserve."""
+    """`memory_bytes` of one device, where it is known: near its limit the allocator holds less in reserve. On `cpu` the
+    figure is the worker's peak resident set (workers/estimator/cpu.py)."""
 
+    kind: Literal["cuda", "cpu"] = "cuda"
     count: int = Field(default=1, ge=1, le=65536)
     sharding: Literal["none", "ddp", "fsdp"] = "none"
     memory_bytes: int | None = Field(default=None, gt=0)

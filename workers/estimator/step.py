@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional
 
-from workers.estimator import attention, losses
+from workers.estimator import attention, cpu, losses
 from workers.estimator.build import DTYPES, find_layers
 from workers.estimator.forward import evaluate_once, forward
 from workers.estimator.optimizers import Steps, build_optimizer
@@ -37,9 +37,7 @@ def record_steps(model: nn.Module, request: Request, *, reference: nn.Module | N
     if request.training.loss == "materialized" and not request.training.keeps_outputs:
         causal = model.get_base_model() if isinstance(model, PeftModel) else model
         causal.loss_function = losses.shifted_copy_loss
-    precision = Precision(
-        _autocast_dtype(request), {functional.scaled_dot_product_attention: attention.stand_in_for_sdpa}
-    )
+    precision = _make_precision(request)
     _mark_layers(layers, tracker, precision)
     if reference is not None:
         layers = find_layers(reference)
@@ -49,7 +47,7 @@ def record_steps(model: nn.Module, request: Request, *, reference: nn.Module | N
     optimizer = build_optimizer(request, model, tracker, owners)
     with ExitStack() as stack:
         stack.callback(attention.rows_of_batch.reset, attention.rows_of_batch.set(request.training.rows))
-        stack.enter_context(emulated_autocast(precision))
+        stack.enter_context(emulated_autocast(precision, device=request.devices.kind))
         stack.enter_context(attention.masks_of_kernels())
         stack.enter_context(tracker)
         stack.enter_context(precision)
@@ -75,6 +73,8 @@ class _Loop:
         self._model, self._request, self._reference = model, request, reference
         self._tracker, self._precision = tracker, precision
         self._outputs: Any = None
+        # On a CPU the peak is that of the worker's probe, which has gradients beforehand (recipes/probe.py).
+        self._keeps_gradients = request.devices.kind == "cpu"
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def train(self, optimizer: Steps) -> None:
@@ -82,13 +82,14 @@ class _Loop:
         for step in range(STEPS):
             first = FirstStep(self._tracker)
             self._run_until_clipped(step)
-            if step == 0 and self._outputs is None and first.leaves_only_gradients():
+            if step == 0 and not self._keeps_gradients and self._outputs is None and first.leaves_only_gradients():
                 first.finish_twice(optimizer.step, self._free_gradients)
                 return
             self._tracker.enter("optimizer")
             optimizer.step()
             self._tracker.enter("zero")
-            self._free_gradients()
+            if not self._keeps_gradients or step == STEPS - 1:
+                self._free_gradients()
 
     def _run_until_clipped(self, step: int) -> None:
         """Forward, beside the outputs that were kept of the batch before, backward and clipping."""
@@ -97,7 +98,12 @@ class _Loop:
         tracker.kind = "activations"
         length = _length(self._request, step)
         loss, self._outputs = forward(
-            self._model, self._request.training, length, reference=self._reference, precision=precision
+            self._model,
+            self._request.training,
+            length,
+            reference=self._reference,
+            precision=precision,
+            device=self._request.devices.kind,
         )
         tracker.enter("head_backward")
         with tracker.counting_as("logits_and_loss"):
@@ -117,6 +123,14 @@ def _run_backward(loss: torch.Tensor) -> None:
     _engine_run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
     )
+
+
+def _make_precision(request: Request) -> Precision:
+    lower = _autocast_dtype(request)
+    product = functional.scaled_dot_product_attention
+    if request.devices.kind == "cpu":
+        return Precision(lower, {product: cpu.stand_in_for_sdpa}, to_lower=cpu.LOWER, to_float32=cpu.FLOAT32)
+    return Precision(lower, {product: attention.stand_in_for_sdpa})
 
 
 def _autocast_dtype(request: Request) -> torch.dtype | None:
