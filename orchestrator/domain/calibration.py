@@ -10,12 +10,14 @@ far as the next lower one bears it out. Time is a matter of the middle: the medi
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
 from orchestrator.domain.estimate_terms import Correction
 from orchestrator.domain.observations import PHASES_OF_TERM, Observation
+from orchestrator.domain.placement import DeviceKind
+from orchestrator.domain.speed import DeviceSpeed, find_speed
 
 UPPER_QUANTILE = 0.95
 TOP_STEP = 1.1
@@ -93,13 +95,22 @@ def calibrate(levels: Sequence[Sequence[Observation]]) -> Calibration:
     )
 
 
-def merge_calibrations(found: Iterable[Calibration]) -> Calibration:
-    """Of a job that may go to any of several device types: the largest margin, and the times that are known best."""
-    several = list(found)
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What an estimate for devices of one kind stands on: how fast they are, and what was learned there."""
+
+    speed: DeviceSpeed
+    learned: Calibration = UNCALIBRATED
+
+
+def merge_bases(several: Sequence[Basis], kind: DeviceKind) -> Basis:
+    """Of a job that may go to any of several device types of one kind: the largest margin, and the type whose times are
+    known best; of several that are known as well, the first. The catalogue's when there are none."""
     if not several:
-        return UNCALIBRATED
-    best = max(several, key=lambda one: (one.time_runs, one.related_runs))
-    return replace(best, memory_factor=max(one.memory_factor for one in several))
+        return Basis(speed=find_speed(kind))
+    best = max(several, key=lambda one: (one.learned.time_runs, one.learned.related_runs))
+    margin = max(one.learned.memory_factor for one in several)
+    return replace(best, learned=replace(best.learned, memory_factor=margin))
 
 
 def sample_memory(seen: Observation) -> MemorySample | None:

@@ -18,7 +18,7 @@ from orchestrator.domain.pace import Pace
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.states import AttemptState
 
-ESTIMATOR_VERSION = 1
+ESTIMATOR_VERSION = 2
 """Of the formulas behind estimates. A prediction made by others says nothing of these: raise it when they change."""
 SHORTEST_LENGTH = 64
 LONGEST_START_SECONDS = 3600.0

@@ -24,6 +24,7 @@ from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.launch import Launching
 from orchestrator.scheduler.lead import Lead, Leadership
 from orchestrator.scheduler.loop import Runner, connect
+from orchestrator.scheduler.measure import Measure
 from orchestrator.scheduler.orders import Orders, OrderSettings
 from orchestrator.scheduler.place import Place
 from orchestrator.scheduler.publish import Publish
@@ -34,6 +35,7 @@ from orchestrator.scheduler.watch import Watch, WatchTimes
 from orchestrator.store.session import Store
 
 SURVEY_SECONDS = 5.0
+MEASURE_SECONDS = 2.0
 REAP_SECONDS = 2.0
 CLEAN_SECONDS = 60.0
 HEALTH_SECONDS = 5.0
@@ -148,6 +150,7 @@ class _Parts:
         poll_seconds = self._settings.poll_seconds
         return (
             Survey(self._store, self._launcher, interval_seconds=SURVEY_SECONDS).loop(),
+            Measure(self._store, self._launcher, interval_seconds=MEASURE_SECONDS).loop(),
             self._validate().loop(interval_seconds=poll_seconds),
             self._place().loop(),
             self._launch().loop(interval_seconds=poll_seconds),

@@ -5,10 +5,10 @@ Pure but for the sizer, which may take seconds: no transaction is open around th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.domain.calibration import Calibration, merge_calibrations
+from orchestrator.domain.calibration import Basis, Calibration, merge_bases
 from orchestrator.domain.estimate import (
     KINDS,
     DeviceKind,
@@ -18,6 +18,7 @@ from orchestrator.domain.estimate import (
     estimate_time,
 )
 from orchestrator.domain.estimate_changes import Change, describe_misfit, suggest_savings
+from orchestrator.domain.estimate_cost import CostRange, price_time
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
 from orchestrator.domain.plan import TokenReport, TrainingPlan
@@ -25,6 +26,7 @@ from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.sizer import Gauge, Sizer, footprints_of, measure_kinds
 from orchestrator.domain.spec import AUTO
+from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
 
 NEVER = datetime(1, 1, 1, tzinfo=UTC)
@@ -38,7 +40,7 @@ class Sizing:
     memory: Mapping[DeviceKind, MemoryEstimate]
     time: Mapping[DeviceKind, TimeEstimate]
     home: DeviceRoom | None
-    cost_usd_micros: int | None
+    cost: CostRange | None
     savings: tuple[Change, ...]
 
     @property
@@ -48,11 +50,12 @@ class Sizing:
 
 @dataclass(frozen=True, kw_only=True)
 class Market:
-    """What a job may run on, at which price, and what was learned there: the latter two by device type, for every type
-    among `rooms`. Prices are micro-dollars per device-hour."""
+    """What a job may run on, at which price, how fast that is, and what was learned there: the latter three by device
+    type, for every type among `rooms`. Prices are micro-dollars per device-hour."""
 
     rooms: Sequence[DeviceRoom]
     prices: Mapping[str, int]
+    speeds: Mapping[str, DeviceSpeed]
     calibrations: Mapping[str, Calibration]
 
 
@@ -67,26 +70,26 @@ def size_job(
     sizer: Sizer,
 ) -> Sizing:
     """What is predicted, with the margin and the corrections that measured runs of such jobs ask for."""
-    learned = {kind: _learned(job, market, kind) for kind in KINDS}
+    bases = {kind: _find_basis(job, market, kind) for kind in KINDS}
     predicted = measure_kinds(plan, model, sizer=sizer, present={room.kind for room in market.rooms})
-    memory = {kind: calibrate_memory(found, learned[kind].memory_factor) for kind, found in predicted.items()}
+    memory = {kind: calibrate_memory(found, bases[kind].learned.memory_factor) for kind, found in predicted.items()}
     time = {
         kind: estimate_time(
             plan,
             model.facts,
-            total_tokens=tokens.total_tokens,
-            rows=tokens.rows,
-            kind=kind,
+            training=tokens,
+            speed=bases[kind].speed,
             validation=validation,
-            corrections=learned[kind].corrections,
+            corrections=bases[kind].learned.corrections,
+            traced_flops=size.flops,
         )
-        for kind in memory
+        for kind, size in memory.items()
     }
     footprints = footprints_of(memory)
     home = choose_device(
         [replace(room, free_bytes=room.total_bytes, schedulable=True) for room in market.rooms], _asks(job, footprints)
     )
-    cost: int | None = None
+    cost: CostRange | None = None
     savings: tuple[Change, ...] = ()
     if home is not None:
         reserved = home.total_bytes if job.spec.resources.exclusive else footprints[home.kind]
@@ -95,15 +98,16 @@ def size_job(
             reserved_bytes=reserved,
             device_bytes=home.total_bytes,
         )
-        cost = rate.amount_usd_micros(timedelta(seconds=time[home.kind].seconds))
+        cost = price_time(rate, time[home.kind])
         savings = suggest_savings(plan, Gauge(sizer=sizer, model=model, kind=home.kind))
-    return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost, savings=savings)
+    return Sizing(memory=memory, time=time, home=home, cost=cost, savings=savings)
 
 
-def _learned(job: Job, market: Market, kind: DeviceKind) -> Calibration:
+def _find_basis(job: Job, market: Market, kind: DeviceKind) -> Basis:
     asked = job.spec.resources.device_type
     types = {room.device_type for room in market.rooms if room.kind == kind and asked in {AUTO, room.device_type}}
-    return merge_calibrations(market.calibrations[device_type] for device_type in sorted(types))
+    several = [Basis(speed=market.speeds[name], learned=market.calibrations[name]) for name in sorted(types)]
+    return merge_bases(several, kind)
 
 
 def _asks(job: Job, footprints: dict[str, int]) -> WaitingJob:
@@ -122,11 +126,12 @@ def snapshot(sizing: Sizing, tokens: TokenReport) -> dict[str, Any]:
     """What was predicted, as it is stored with the job and shown beside what was measured."""
     return {
         "memory": {kind: asdict(estimate) for kind, estimate in sizing.memory.items()},
-        "time": {kind: asdict(estimate) for kind, estimate in sizing.time.items()},
+        "time": {kind: asdict(found) | {"confidence": found.confidence} for kind, found in sizing.time.items()},
         "device_id": sizing.home.device_id if sizing.home else None,
         "device_type": sizing.home.device_type if sizing.home else None,
         "kind": sizing.home.kind if sizing.home else None,
-        "cost_usd_micros": sizing.cost_usd_micros,
+        "cost_usd_micros": sizing.cost.usd_micros if sizing.cost else None,
+        "cost": asdict(sizing.cost) if sizing.cost else None,
         "savings": [asdict(change) for change in sizing.savings],
         "rows": tokens.rows,
         "tokens": tokens.total_tokens,
@@ -140,7 +145,7 @@ def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
         f"The files are valid: {tokens.rows:,} rows, {tokens.total_tokens:,} tokens, {tokens.trained_tokens:,} of them "
         f"trained on; {steps:,} steps."
     )
-    if sizing.home is None or sizing.cost_usd_micros is None:
+    if sizing.home is None or sizing.cost is None:
         sizes = " or ".join(
             f"{describe_bytes(estimate.total_bytes)} on {kind}" for kind, estimate in sizing.memory.items()
         )
@@ -150,7 +155,9 @@ def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
     return (
         f"{found} Predicted on {sizing.home.device_type}: {describe_bytes(memory.total_bytes)} of memory, "
         f"{describe_seconds(time.seconds)} ({describe_seconds(time.low_seconds)} to "
-        f"{describe_seconds(time.high_seconds)}), {describe_usd(sizing.cost_usd_micros)}."
+        f"{describe_seconds(time.high_seconds)}), {describe_usd(sizing.cost.usd_micros)} "
+        f"({describe_usd(sizing.cost.low_usd_micros)} to {describe_usd(sizing.cost.high_usd_micros)}; "
+        f"{time.confidence} confidence)."
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.domain.artifacts import File, FileStatus
-from orchestrator.domain.calibration import Calibration, merge_calibrations
+from orchestrator.domain.calibration import Basis, merge_bases
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import (
     KINDS,
@@ -81,14 +81,14 @@ class Estimates:
             described = _Described(rows=rows, validation=_describe_validation(tx, caller, spec))
             market = read_market(tx, spec)
             plan = resolve_plan(spec, model.facts, seed=spec.seed or 0, tokens=_report(rows))
-            learned = self._read_learned(tx, market, plan, model)
+            bases = self._read_bases(tx, market, plan, model)
         sizer = self.sizer.session()
         predicted = measure_kinds(plan, model, sizer=sizer, present=market.kinds)
-        memory = {kind: calibrate_memory(found, learned[kind].memory_factor) for kind, found in predicted.items()}
+        memory = {kind: calibrate_memory(found, bases[kind].learned.memory_factor) for kind, found in predicted.items()}
         time = {
             kind: found
-            for kind in memory
-            if (found := _estimate_time(plan, model.facts, described, kind=kind, learned=learned[kind]))
+            for kind, size in memory.items()
+            if (found := _estimate_time(plan, model.facts, described, basis=bases[kind], traced_flops=size.flops))
         }
         sized = Sized(spec=spec, plan=plan, model=model, memory=memory, time=time)
         devices = fit_devices(sized, market, sizer)
@@ -107,15 +107,14 @@ class Estimates:
             warnings=tuple(_warn(spec, rows, devices)),
         )
 
-    def _read_learned(
-        self, tx: ReadTx, market: Market, plan: TrainingPlan, model: BaseModel
-    ) -> dict[DeviceKind, Calibration]:
-        """What attempts of such jobs have taught, by kind of device, over the device types that the job may go to."""
-        found: dict[DeviceKind, list[Calibration]] = {kind: [] for kind in KINDS}
+    def _read_bases(self, tx: ReadTx, market: Market, plan: TrainingPlan, model: BaseModel) -> dict[DeviceKind, Basis]:
+        """How fast the device types are that the job may go to, and what attempts of such jobs have taught there."""
+        found: dict[DeviceKind, list[Basis]] = {kind: [] for kind in KINDS}
         for device_type, rooms in market.rooms.items():
             named = name_kind(plan, base_model=model.name, family=model.facts.model_type, device_type=device_type)
-            found[rooms[0].kind].append(self.calibrations.read(tx, named))
-        return {kind: merge_calibrations(several) for kind, several in found.items()}
+            learned = self.calibrations.read(tx, named)
+            found[rooms[0].kind].append(Basis(speed=market.speeds[device_type], learned=learned))
+        return {kind: merge_bases(several, kind) for kind, several in found.items()}
 
 
 def _find_file(tx: ReadTx, caller: Caller, spec: EstimateSpec | JobSpec) -> File | None:
@@ -192,19 +191,19 @@ def _describe_validation(tx: ReadTx, caller: Caller, spec: JobShape) -> TokenRep
 
 
 def _estimate_time(
-    plan: TrainingPlan, facts: ModelFacts, described: _Described, *, kind: DeviceKind, learned: Calibration
+    plan: TrainingPlan, facts: ModelFacts, described: _Described, *, basis: Basis, traced_flops: int | None
 ) -> TimeEstimate | None:
-    rows = described.rows
-    if rows.rows is None or rows.tokens is None:
+    training = _report(described.rows)
+    if training is None or described.rows.rows is None or described.rows.tokens is None:
         return None
     return estimate_time(
         plan,
         facts,
-        total_tokens=rows.tokens,
-        rows=rows.rows,
-        kind=kind,
+        training=training,
+        speed=basis.speed,
         validation=described.validation,
-        corrections=learned.corrections,
+        corrections=basis.learned.corrections,
+        traced_flops=traced_flops,
     )
 
 

@@ -19,7 +19,7 @@ from tests.support.plans import SMOLLM2_135M, make_base_model
 from tests.support.rows import add_job
 
 STEPS = 15
-STEP_SECONDS = 40.0
+STEP_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def raw_bytes(job: Job) -> int:
 
 
 def train(rig: Rig, attempt: Attempt, *, peak_bytes: int) -> None:
-    """A whole run: 10 s to start, 5 s to load, steps of 40 s, 3 s to save."""
+    """A whole run: 10 s to start, 5 s to load, steps of 20 s, 3 s to save."""
     tell(
         rig, attempt, (10, Phase(phase="tokenizing")), (12, Phase(phase="loading_model")), (17, Phase(phase="training"))
     )

@@ -51,6 +51,7 @@ def test_everything_is_built_without_asking_anyone(tmp_path: Path) -> None:
     assert list(plane.runners) == [
         "lead",
         "survey",
+        "measure",
         "validate",
         "place",
         "launch",
