@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     command, path = arguments[0], Path(arguments[1])
     if command == "train":
         return train(path, started_at=started_at)
-    return validate(path) if command == "validate" else measure(started_at=started_at)
+    return validate(path) if command == "validate" else measure()
 
 
 def prepare_process() -> None:
@@ -122,13 +122,21 @@ def validate(path: Path) -> int:
     return 0
 
 
-def measure(*, started_at: float) -> int:
-    """How fast this machine's CPU is, and how long a training takes to start here: one line, as for validate."""
+def measure() -> int:
+    """How fast this machine's CPU is, and how long a training takes to start here: one line, as for validate.
+
+    Ends with EX_TEMPFAIL, and says nothing, when the machine is busy with something else."""
     report_fd = _open_answer()
     for recipe in RECIPES.values():
         importlib.import_module(recipe)
-    start_seconds = time.monotonic() - started_at
-    _answer(report_fd, importlib.import_module("workers.speed").measure_cpu(start_seconds=start_seconds))
+    # Of the processor, because the wall's are also those of whatever else runs here now.
+    start_seconds = time.process_time()
+    speed = importlib.import_module("workers.speed")
+    found, share = speed.measure_cpu(start_seconds=start_seconds), speed.measure_share()
+    if share < speed.LEAST_SHARE:
+        sys.stderr.write(f"other work leaves {share:.0%} of the processor\n")
+        return os.EX_TEMPFAIL
+    _answer(report_fd, found)
     return 0
 
 

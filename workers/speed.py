@@ -1,4 +1,4 @@
-"""How fast is this machine's CPU at what a training step is made of? Three measurements, a second in all.
+"""How fast is this machine's CPU at what a training step is made of? Some short measurements, a second in all.
 
 A step is products of matrices, passes over activations that the memory bounds, and many small calls whose time is their
 own. The three differ between machines by different factors, so each is measured. What a step needs of each is known by
@@ -7,7 +7,6 @@ own. The three differ between machines by different factors, so each is measured
 
 import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 from torch import nn
@@ -15,7 +14,11 @@ from torch.nn import functional
 
 from orchestrator.domain.speed import DeviceSpeed
 
-WARM_UPS, REPEATS = 3, 9
+WARM_UPS, FEWEST_REPEATS = 3, 9
+LEAST_SHARE = 0.8
+"""Below it the machine is too busy for a measurement: threads that wait for each other are slowed many times over."""
+TIMED_SECONDS, MOST_SECONDS = 0.25, 2.0
+"""For each of the figures: calls are repeated that long, so that some of them meet nothing else on a busy machine."""
 PRODUCT_ROWS, PRODUCT_WIDTH = 256, 1024
 """A small micro-batch at a small model's width; larger ones reach the same rate within 5 % (two EPYC cores)."""
 PASSED_ELEMENTS = 2**20
@@ -36,6 +39,14 @@ def measure_cpu(*, start_seconds: float) -> DeviceSpeed:
         start_seconds=start_seconds,
         measured=True,
     )
+
+
+def measure_share() -> float:
+    """The processor time that this process gets, of what its threads could use: far below 1 beside other work."""
+    began_at, used_before = time.perf_counter(), time.process_time()
+    _measure_products(torch.float32)
+    used = time.process_time() - used_before
+    return used / ((time.perf_counter() - began_at) * torch.get_num_threads())
 
 
 def _measure_products(dtype: torch.dtype) -> float:
@@ -90,12 +101,13 @@ class _SmallModule(nn.Module):
 
 
 def _time(work: Callable[[], object]) -> float:
-    """Median seconds of one call."""
+    """Seconds of the fastest of many calls: whatever else runs on the machine makes calls slower, and none faster."""
     for _ in range(WARM_UPS):
         work()
-    taken = []
-    for _ in range(REPEATS):
+    taken: list[float] = []
+    began_at = time.perf_counter()
+    while len(taken) < FEWEST_REPEATS or (sum(taken) < TIMED_SECONDS and time.perf_counter() < began_at + MOST_SECONDS):
         started_at = time.perf_counter()
         work()
         taken.append(time.perf_counter() - started_at)
-    return median(taken)
+    return min(taken)

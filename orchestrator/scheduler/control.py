@@ -87,11 +87,12 @@ class ControlPlane:
             on_gained=lambda: self._wake(("*",)),
         )
         parts = _Parts(store, objects, launcher, knowledge, settings, self.leadership, Contacts(clock))
+        measure = Measure(store, launcher, interval_seconds=MEASURE_SECONDS, clock=clock)
         self.runners: dict[str, Runner[Any, Any]] = {
             loop.name: Runner(
                 loop, is_leading=self.leadership.is_leading, health=self.health, on_phase=on_phase, clock=clock
             )
-            for loop in (self._lead.loop(), *parts.loops())
+            for loop in (self._lead.loop(), *parts.loops(), measure.loop())
         }
         self._wake = connect(list(self.runners.values()))
 
@@ -150,7 +151,6 @@ class _Parts:
         poll_seconds = self._settings.poll_seconds
         return (
             Survey(self._store, self._launcher, interval_seconds=SURVEY_SECONDS).loop(),
-            Measure(self._store, self._launcher, interval_seconds=MEASURE_SECONDS).loop(),
             self._validate().loop(interval_seconds=poll_seconds),
             self._place().loop(),
             self._launch().loop(interval_seconds=poll_seconds),

@@ -4,7 +4,8 @@ Invariants: a device that holds an attempt is left alone, and so is the whole po
 other work is wrong, and slows it down. GPUs are taken from the catalogue.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +17,9 @@ from orchestrator.scheduler.loop import Loop
 from orchestrator.store import devices, jobs
 from orchestrator.store.session import Store
 
+QUIET_SECONDS = 10.0
+"""Without a job that waits, since the start at the earliest: a pool that just came up is still busy with itself, and
+its first user should not wait behind a measurement."""
 LONGEST_BACK_OFF_SECONDS = 3600.0
 """After a failure: what cannot be measured is estimated by the catalogue, and is no hurry."""
 
@@ -24,18 +28,27 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureFacts:
-    """`used` are the ids of devices that hold an attempt; `busy` while a job is checked or waits for a device."""
+    """`used` are the ids of devices that hold an attempt; no job was checked or waited for `quiet_seconds`."""
 
     stored: Sequence[Device]
     used: frozenset[str]
-    busy: bool
+    quiet_seconds: float
 
 
 class Measure:
-    def __init__(self, store: Store, launcher: Launcher, *, interval_seconds: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        launcher: Launcher,
+        *,
+        interval_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._launcher = launcher
         self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._busy_at = clock()
 
     def loop(self) -> Loop[MeasureFacts, Device]:
         return Loop(
@@ -49,11 +62,14 @@ class Measure:
         )
 
     def load(self) -> MeasureFacts:
+        now = self._clock()
         with self._store.read() as tx:
+            if jobs.list_in_state(tx, [JobState.VALIDATING_FILES, JobState.QUEUED], 1):
+                self._busy_at = now
             return MeasureFacts(
                 stored=devices.list_devices(tx),
                 used=frozenset(use.device_id for use in devices.list_uses(tx)),
-                busy=bool(jobs.list_in_state(tx, [JobState.VALIDATING_FILES, JobState.QUEUED], 1)),
+                quiet_seconds=now - self._busy_at,
             )
 
     def apply(self, device: Device) -> None:
@@ -65,7 +81,7 @@ class Measure:
 
 def choose_unmeasured(facts: MeasureFacts) -> Sequence[Device]:
     """One at a time, so that two of a machine do not disturb each other."""
-    if facts.busy:
+    if facts.quiet_seconds < QUIET_SECONDS:
         return ()
     waiting = [
         device

@@ -94,7 +94,7 @@ def test_an_ended_attempt_leaves_what_was_predicted_and_measured(rig: Rig) -> No
     assert (seen.reserved_bytes, seen.steps, seen.trained_tokens) == (attempt.reserved_bytes, STEPS, 1500)
     assert seen.seen_tokens == 10 * STEPS * (STEP_SECONDS - 1)
     seconds = {term: round(seen.measured_seconds(term)) for term in ("start", "loading", "training", "saving")}
-    assert seconds == {"start": 12, "loading": 5, "training": 600, "saving": 3}
+    assert seconds == {"start": 12, "loading": 5, "training": 300, "saving": 3}
     assert job.estimate is not None
     assert seen.predicted_seconds == pytest.approx(job.estimate["time"]["cpu"]["uncalibrated"])
     assert seen.told_seconds == job.estimate["time"]["cpu"]["seconds"]

@@ -8,7 +8,7 @@ from orchestrator.domain.calibration import Basis, Calibration, merge_bases
 from orchestrator.domain.pool import Device, speeds_of_types
 from orchestrator.domain.speed import CPU_SPEED, find_speed
 from orchestrator.runtime.devices import to_device_type
-from orchestrator.scheduler.measure import MeasureFacts, choose_unmeasured
+from orchestrator.scheduler.measure import QUIET_SECONDS, MeasureFacts, choose_unmeasured
 from tests.support.facts import NOW
 
 
@@ -63,11 +63,11 @@ def test_the_type_that_is_known_best_is_estimated_by_with_the_largest_margin() -
 
 
 def test_only_idle_cpus_that_were_never_measured_are_measured_one_at_a_time() -> None:
-    def choose(*stored: Device, used: frozenset[str] = frozenset(), busy: bool = False) -> list[str]:
-        return [one.device_id for one in choose_unmeasured(MeasureFacts(stored=stored, used=used, busy=busy))]
+    def choose(*stored: Device, used: frozenset[str] = frozenset(), quiet: float = QUIET_SECONDS) -> list[str]:
+        return [one.device_id for one in choose_unmeasured(MeasureFacts(stored=stored, used=used, quiet_seconds=quiet))]
 
     first, second = device(0), device(1)
     assert choose(first, second) == [first.device_id]
     assert choose(first, second, used=frozenset({first.device_id})) == [second.device_id]
-    assert choose(first, second, busy=True) == []
+    assert choose(first, second, quiet=QUIET_SECONDS - 1) == []
     assert choose(device(speed=speed(1e12)), device(online=False), device(kind="cuda", device_type="nvidia-l4")) == []
