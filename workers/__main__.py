@@ -1,10 +1,10 @@
-"""The entry of a training process: `python -m workers train SPEC` or `python -m workers validate SPEC`.
+"""The entry of a training process: `python -m workers train|validate|measure SPEC`.
 
 What is loaded depends on the command, by name and only after the process is set up: torch reads its environment when it
 is imported, and counting tokens needs no torch at all. The contract with the supervisor: TUNEPOOL_REPORT_FD is a pipe
-that takes one JSON line per report (for validate: one line, the result); standard input is the control pipe, and its
-end ends this process; the last report of a training is its outcome. Without the variable, a training reports into its
-work folder instead, for use by hand.
+that takes one JSON line per report (for validate and measure: one line, the result); standard input is the control
+pipe, and its end ends this process; the last report of a training is its outcome. Without the variable, a training
+reports into its work folder instead, for use by hand.
 """
 
 import ctypes
@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 import stamina.instrumentation
+from pydantic import BaseModel
 
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.protocol import AttemptSpec, Phase, ValidationSpec
@@ -44,13 +45,15 @@ QUIET_LOGGERS = ("httpx2", "httpcore2", "bitsandbytes", "transformers", "dataset
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] not in {"train", "validate"}:
-        sys.stderr.write("usage: python -m workers train|validate SPEC_PATH\n")
+    if len(arguments) != 2 or arguments[0] not in {"train", "validate", "measure"}:
+        sys.stderr.write("usage: python -m workers train|validate|measure SPEC_PATH\n")
         return 2
     started_at = time.monotonic()
     prepare_process()
     command, path = arguments[0], Path(arguments[1])
-    return train(path, started_at=started_at) if command == "train" else validate(path)
+    if command == "train":
+        return train(path, started_at=started_at)
+    return validate(path) if command == "validate" else measure()
 
 
 def prepare_process() -> None:
@@ -113,18 +116,45 @@ def _is_memory_short() -> bool:
 
 def validate(path: Path) -> int:
     """Count the tokens of the spec's files; the result is one line on the report pipe, or on standard output."""
-    report_fd = int(os.environ.get("TUNEPOOL_REPORT_FD", "1"))
-    if report_fd != 1:
-        threading.Thread(target=_end_with_stdin, name="control", daemon=True).start()
+    report_fd = _open_answer()
     spec = ValidationSpec.model_validate_json(path.read_bytes())
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if spec.model.kind == "hub" else "1")
     sys.modules["torch"] = None  # type: ignore[assignment] # transformers imports it when it can: two seconds, 150 MB
     validation = importlib.import_module("workers.validation")
     client = new_client()
     result = validation.run(spec, lambda remote, target: download_file(remote, target, client=client))
+    _answer(report_fd, result)
+    return 0
+
+
+def measure() -> int:
+    """How fast this machine's CPU is, and how long a training takes to start here: one line, as for validate.
+
+    Ends with EX_TEMPFAIL, and says nothing, when the machine is busy with something else."""
+    report_fd = _open_answer()
+    for recipe in RECIPES.values():
+        importlib.import_module(recipe)
+    # Of the processor, because the wall's are also those of whatever else runs here now.
+    start_seconds = time.process_time()
+    speed = importlib.import_module("workers.speed")
+    found, share = speed.measure_cpu(start_seconds=start_seconds), speed.measure_share()
+    if share < speed.LEAST_SHARE:
+        sys.stderr.write(f"other work leaves {share:.0%} of the processor\n")
+        return os.EX_TEMPFAIL
+    _answer(report_fd, found)
+    return 0
+
+
+def _open_answer() -> int:
+    report_fd = int(os.environ.get("TUNEPOOL_REPORT_FD", "1"))
+    if report_fd != 1:
+        threading.Thread(target=_end_with_stdin, name="control", daemon=True).start()
+    return report_fd
+
+
+def _answer(report_fd: int, result: BaseModel) -> None:
     with os.fdopen(report_fd, "wb", buffering=0) as pipe:
         write_all(pipe, result.model_dump_json().encode() + b"\n", end_process_group)
-    return 0
 
 
 def _open_context(spec: AttemptSpec) -> Context:

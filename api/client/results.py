@@ -325,8 +325,11 @@ class PredictedTime(Result):
     low_seconds: float
     high_seconds: float
     steps: int
+    padded_tokens: int | None = None
     runs: int = 0
     confidence: str = "low"
+    speed: str | None = None
+    """Where the device's own speed is from: measured or catalogue."""
     breakdown: dict[str, float] = {}
 
 
@@ -335,6 +338,7 @@ class PredictedCost(Result):
     usd: str
     low_usd_micros: int
     high_usd_micros: int
+    confidence: str = "low"
 
 
 class DeviceFit(Result):

@@ -6,11 +6,12 @@ from typing import Any, Literal
 from api.schemas.wire import Wire, usd
 from orchestrator.domain.estimate import MemoryEstimate, TimeEstimate
 from orchestrator.domain.estimate_changes import Change
-from orchestrator.services.estimate_fits import Cost, DeviceFit
+from orchestrator.domain.estimate_cost import CostRange
+from orchestrator.domain.estimate_time import Confidence
+from orchestrator.services.estimate_fits import DeviceFit
 from orchestrator.services.estimates import JobEstimate, Rows
 
 Source = Literal["given", "guessed", "unknown"]
-RUNS_FOR_CONFIDENCE = 3
 
 
 class RowsOut(Wire):
@@ -103,8 +104,12 @@ class TimeOut(Wire):
     high_seconds: float
     steps: int
     tokens: int
+    padded_tokens: int
+    """Of all steps together, with what short rows are padded by."""
     runs: int
-    confidence: Literal["low", "medium", "high"]
+    confidence: Confidence
+    speed: Literal["measured", "catalogue"]
+    """Where the device's own speed is from: measured there, or the manufacturer's figures."""
     breakdown: dict[str, float]
     """Seconds by term: start, loading, training, evaluating, saving."""
 
@@ -116,27 +121,31 @@ class TimeOut(Wire):
             high_seconds=time.high_seconds,
             steps=time.steps,
             tokens=time.tokens,
+            padded_tokens=time.padded_tokens,
             runs=time.runs,
-            confidence="low" if not time.runs else "medium" if time.runs < RUNS_FOR_CONFIDENCE else "high",
+            confidence=time.confidence,
+            speed=time.speed,
             breakdown=dict(time.breakdown),
         )
 
 
 class PredictedCost(Wire):
-    """For the predicted time and the ends of its range, at today's price."""
+    """For the predicted time and the ends of its range, at today's price. `confidence` is that of the time."""
 
     usd_micros: int
     usd: str
     low_usd_micros: int
     high_usd_micros: int
+    confidence: Confidence
 
     @classmethod
-    def of(cls, cost: Cost) -> "PredictedCost":
+    def of(cls, cost: CostRange) -> "PredictedCost":
         return cls(
             usd_micros=cost.usd_micros,
             usd=usd(cost.usd_micros),
             low_usd_micros=cost.low_usd_micros,
             high_usd_micros=cost.high_usd_micros,
+            confidence=cost.confidence,
         )
 
 

@@ -6,7 +6,7 @@ from api.schemas.adapters import ParentOut
 from api.schemas.wire import Identified, Money, Wire, find_unix, unix, usd
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.pace import estimate_finish
+from orchestrator.domain.pace import estimate_finish, predict_finish
 from orchestrator.domain.plan import BASE_LEARNING_RATE
 from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.spec import (
@@ -230,13 +230,17 @@ def _warnings_of(job: Job) -> list[str]:
 
 
 def _estimate_finish(job: Job, attempt: Attempt | None) -> int | None:
-    """From the attempt's own steps and evaluations; until it has reported one, from its launch on, as a whole."""
+    """From the attempt's own steps and evaluations; until it has reported one, as it was predicted."""
     if job.state is not JobState.RUNNING or not job.total_steps or attempt is None:
         return None
     began_at, seen_at = attempt.started_at, attempt.last_contact_at
     done = job.current_step - (attempt.resumed_from_step or 0)
-    if began_at is None or seen_at is None or done <= 0:
+    if began_at is None or seen_at is None:
         return None
+    if done <= 0:
+        share = 1 - (attempt.resumed_from_step or 0) / job.total_steps
+        terms = _predicted_terms(job, attempt)
+        return find_unix(predict_finish(terms, share_left=share, began_at=began_at, seen_at=seen_at))
     if attempt.pace is not None and job.plan is not None:
         finish = estimate_finish(
             attempt.pace,
@@ -245,7 +249,7 @@ def _estimate_finish(job: Job, attempt: Attempt | None) -> int | None:
             total_steps=job.total_steps,
             evaluates=job.spec.validation_file is not None,
             seen_at=seen_at,
-            end_seconds=_saving_seconds(job, attempt),
+            end_seconds=_predicted_terms(job, attempt).get("saving", 0.0),
         )
         if finish is not None:
             return unix(finish)
@@ -253,7 +257,7 @@ def _estimate_finish(job: Job, attempt: Attempt | None) -> int | None:
     return unix(seen_at + (seen_at - began_at) / done * left)
 
 
-def _saving_seconds(job: Job, attempt: Attempt) -> float:
-    """What saving and uploading the adapter was predicted to take; 0 when that is not known."""
+def _predicted_terms(job: Job, attempt: Attempt) -> dict[str, float]:
+    """Seconds by term on this kind of device; empty when nothing was predicted."""
     predicted = ((job.estimate or {}).get("time") or {}).get(attempt.device_kind) or {}
-    return float((predicted.get("breakdown") or {}).get("saving", 0.0))
+    return {term: float(seconds) for term, seconds in (predicted.get("breakdown") or {}).items()}

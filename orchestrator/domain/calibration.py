@@ -13,10 +13,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import get_args
 
 from orchestrator.domain.estimate_terms import UNCALIBRATED, Calibration, Correction
 from orchestrator.domain.observations import ESTIMATORS, PHASES_OF_TERM, Observation
 from orchestrator.domain.placement import DeviceKind, DeviceRoom
+from orchestrator.domain.speed import DeviceSpeed, find_speed
 
 UPPER_QUANTILE = 0.95
 TOP_STEP = 1.1
@@ -108,6 +110,19 @@ def merge_by_kind(rooms: Iterable[DeviceRoom], found: Mapping[str, Calibration])
     for room in rooms:
         types.setdefault(room.kind, set()).add(room.device_type)
     return {kind: merge_calibrations(found[name] for name in sorted(names)) for kind, names in types.items()}
+
+
+def choose_speeds(
+    rooms: Iterable[DeviceRoom], speeds: Mapping[str, DeviceSpeed], found: Mapping[str, Calibration]
+) -> dict[DeviceKind, DeviceSpeed]:
+    """How fast each kind of device is: of several types among `rooms` the one whose times are known best, as in
+    `merge_calibrations`; the catalogue's for a kind that is not there."""
+    best: dict[DeviceKind, str] = {}
+    for kind, name in sorted({(room.kind, room.device_type) for room in rooms}):
+        one, other = found.get(name, UNCALIBRATED), found.get(best.get(kind, ""), None)
+        if other is None or (one.time_runs, one.related_runs) > (other.time_runs, other.related_runs):
+            best[kind] = name
+    return {kind: speeds[best[kind]] if kind in best else find_speed(kind) for kind in get_args(DeviceKind)}
 
 
 def sample_memory(seen: Observation) -> MemorySample | None:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.domain.estimate import MemoryEstimate, Method, can_run
-from orchestrator.domain.estimate_time import count_flops
+from orchestrator.domain.estimate_step import compare_steps
 from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.plan import INITS_OF_16_BIT, SEQ_MULTIPLE_TOKENS, TrainingPlan
 from orchestrator.domain.sizer import Gauge, Gauges
+from orchestrator.domain.speed import find_speed
 
 Setting = bool | int | str
 
@@ -160,9 +161,7 @@ def _compare_time(
         return None
     if now.flops and size.flops:
         return size.flops / now.flops
-    facts = gauge.model.facts
-    before, after = (count_flops(one, facts, row_tokens=plan.max_seq_tokens) for one in (plan, found))
-    return after / before
+    return compare_steps(plan, found, gauge.model.facts, find_speed(gauge.kind))
 
 
 def _describe_settings(settings: Mapping[str, Setting]) -> str:

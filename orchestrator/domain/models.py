@@ -61,6 +61,11 @@ class ModelFacts(BaseModel):
     def linear_parameters(self) -> int:
         return sum(group.parameters for group in self.linear_groups)
 
+    @property
+    def linear_widths(self) -> int:
+        """Elements that all linear layers read and write for one token."""
+        return sum((group.in_features + group.out_features) * group.count for group in self.linear_groups)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:

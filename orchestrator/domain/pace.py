@@ -4,9 +4,10 @@ All moments are the worker's clock, so only differences of them are used. The re
 cut into batches, and is stored with the attempt in the transaction that moves its cursor.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from statistics import median
+from statistics import fmean
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,7 +15,12 @@ from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.protocol import OUTCOME_KINDS, Entry, Metric, Phase, Progress
 
 RECENT_STEPS = 31
-"""Steps whose median is the present speed: enough to pass over a checkpoint, few enough to follow a new neighbour."""
+"""Steps that make the present speed: enough to pass over a checkpoint, few enough to follow a new neighbour."""
+TRIMMED_SHARE = 0.1
+"""Of the recent steps at either end that are left out. Not all but one, as a median does: steps of long rows are few
+and long, and the rest of the run has its share of them."""
+REPEATED_TERMS = ("training", "evaluating")
+"""Of a time estimate: what an attempt that goes on from a checkpoint does only a part of."""
 LONGEST_SECONDS = 1e7
 """Clocks that are set while a job runs may jump; no phase of a training lasts four months."""
 
@@ -137,12 +143,29 @@ def estimate_finish(
     """
     if not pace.recent_seconds:
         return None
-    left = max(0, total_steps - step) * median(pace.recent_seconds)
+    left = max(0, total_steps - step) * average_steps(pace.recent_seconds)
     if evaluates:
         passes = count_evaluations(plan, after_step=step, last_step=total_steps)
         left += _evaluation_seconds(pace, passes)
     spent_ending = sum(pace.phase_seconds().get(phase, 0.0) for phase in ("saving", "uploading"))
     return seen_at + timedelta(seconds=left + max(0.0, end_seconds - spent_ending))
+
+
+def average_steps(seconds: Sequence[float]) -> float:
+    """The mean of at least one step's time, without the shortest and the longest."""
+    cut = math.ceil(TRIMMED_SHARE * len(seconds)) if len(seconds) > 2 else 0
+    return fmean(sorted(seconds)[cut : len(seconds) - cut])
+
+
+def predict_finish(
+    predicted: Mapping[str, float], *, share_left: float, began_at: datetime, seen_at: datetime
+) -> datetime | None:
+    """Before the first step of an attempt, by the estimate's terms; None without any. `share_left` is of the steps."""
+    if not predicted:
+        return None
+    repeated = sum(predicted.get(term, 0.0) for term in REPEATED_TERMS)
+    seconds = sum(predicted.values()) - (1 - share_left) * repeated
+    return max(seen_at, began_at + timedelta(seconds=seconds))
 
 
 def _evaluation_seconds(pace: Pace, passes: int) -> float:

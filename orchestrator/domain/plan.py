@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.domain.batches import Lengths
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.spec import AUTO, JobShape, LoraInit
@@ -36,6 +37,12 @@ class TokenReport(BaseModel):
     trained_tokens: int
     longest_row_tokens: int
     longest_row_line: int
+    lengths: Lengths = ()
+    """Of the examples that rows become: the rows, or what they are packed into. Empty when nobody has counted."""
+
+    @property
+    def examples(self) -> int:
+        return sum(count for _, count in self.lengths) or self.rows
 
 
 class TrainingPlan(BaseModel):
@@ -74,9 +81,9 @@ class TrainingPlan(BaseModel):
     double_quant: bool
     compute_dtype: Literal["bfloat16", "float16", "float32"]
 
-    def total_steps(self, rows: int) -> int:
-        """Optimizer steps of the whole run over `rows` rows (packing is not known here, so rows are counted)."""
-        steps = -(-rows // self.batch_rows) * self.epochs
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps of the whole run over so many examples: rows, or what they are packed into."""
+        steps = -(-examples // self.batch_rows) * self.epochs
         return min(steps, self.max_steps) if self.max_steps else steps
 
     def halve_micro_batch(self) -> "TrainingPlan | None":
@@ -100,8 +107,8 @@ def resolve_plan(spec: JobShape, facts: ModelFacts, *, seed: int, tokens: TokenR
         checkpointing = micro * seq_tokens >= CHECKPOINTING_FROM_TOKENS
     _check_init(spec)
     learning_rate = _resolve_learning_rate(spec)
-    rows = tokens.rows if tokens else 0
-    steps = -(-rows // batch) * epochs if rows else None
+    examples = tokens.examples if tokens else 0
+    steps = -(-examples // batch) * epochs if examples else None
     if steps and training.max_steps:
         steps = min(steps, training.max_steps)
     return TrainingPlan(
@@ -223,8 +230,12 @@ def _resolve_length(spec: JobShape, facts: ModelFacts, tokens: TokenReport | Non
         return asked
     if tokens is None:
         return min(DEFAULT_MAX_SEQ_TOKENS, facts.max_context_tokens)
-    rounded = -(-tokens.longest_row_tokens // SEQ_MULTIPLE_TOKENS) * SEQ_MULTIPLE_TOKENS
-    return min(rounded, facts.max_context_tokens)
+    return round_length(tokens.longest_row_tokens, context_tokens=facts.max_context_tokens)
+
+
+def round_length(longest_row_tokens: int, *, context_tokens: int) -> int:
+    """What 'auto' makes of the longest row: no row is cut but by the model's context."""
+    return min(-(-longest_row_tokens // SEQ_MULTIPLE_TOKENS) * SEQ_MULTIPLE_TOKENS, context_tokens)
 
 
 def _resolve_eval_steps(spec: JobShape, steps: int | None) -> int | None:

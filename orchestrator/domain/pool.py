@@ -1,11 +1,12 @@
 """The pool as it is stored: devices, their prices, and base models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from orchestrator.domain.models import ModelFacts, ModelFile, ModelSourceKind
+from orchestrator.domain.speed import DeviceSpeed, find_speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,20 @@ class Device:
     usable_bytes: int
     online: bool
     seen_at: datetime
+    speed: DeviceSpeed | None = None
+    """As it was measured; None until then, and on devices that are not measured."""
+
+
+def speeds_of_types(devices: Iterable[Device]) -> dict[str, DeviceSpeed]:
+    """By device type: measured on the slowest device of it, since any may be given to a job, else as catalogued."""
+    found: dict[str, DeviceSpeed] = {}
+    for device in devices:
+        speed, known = device.speed, found.get(device.device_type)
+        if speed is None:
+            found.setdefault(device.device_type, find_speed(device.kind, device.device_type))
+        elif known is None or not known.measured or speed.half_flops_per_second < known.half_flops_per_second:
+            found[device.device_type] = speed
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.domain.batches import Lengths
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.plan import TrainingPlan
 
@@ -229,6 +230,8 @@ class ValidationSpec(Message):
     max_seq_tokens: int | None
     context_tokens: int
     cache_dir: str
+    packing: bool = False
+    """Whether rows of the training file are packed, up to `max_seq_tokens`."""
 
 
 class FileProblem(Message):
@@ -246,6 +249,8 @@ class TokenCounts(Message):
     trained_tokens: int
     longest_row_tokens: int
     longest_row_line: int
+    lengths: Lengths = ()
+    """Of the examples that rows become: the rows, or what they are packed into."""
 
 
 class ValidationResult(Message):

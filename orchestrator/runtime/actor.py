@@ -1,4 +1,4 @@
-"""What runs in Ray's worker processes: a supervisor as an actor, and two tasks of a node.
+"""What runs in Ray's worker processes: a supervisor as an actor, and three tasks of a node.
 
 No Ray and no torch is imported here. All that crosses Ray is JSON text, never a pickled class of ours, so that a worker
 and a control plane of two versions understand each other as far as the protocol does; errors are answers, not
@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from orchestrator.domain.errors import TunepoolError
 from orchestrator.domain.protocol import AttemptSpec, StopReason, UploadGrant, ValidationSpec
 from orchestrator.runtime.cleanup import clean_attempt
+from orchestrator.runtime.measuring import run_measurement
 from orchestrator.runtime.processes import read_environment
 from orchestrator.runtime.supervisor import Supervisor
 from orchestrator.runtime.validation import ValidationLimits, run_validation
@@ -108,6 +109,13 @@ def validate_on_node(spec: str, *, worker_command: tuple[str, ...] | None, limit
             environment=node_environment(os.environ),
             limits=ValidationLimits(**limits),
         ).model_dump_json()
+    )
+
+
+def measure_on_node(*, worker_command: tuple[str, ...] | None) -> str:
+    """A task: `run_measurement` on the node that it runs on."""
+    return _answer(
+        lambda: run_measurement(command=worker_command, environment=node_environment(os.environ)).model_dump_json()
     )
 
 

@@ -40,6 +40,7 @@ from orchestrator.runtime.actor import (
     StartOrder,
     SupervisorActor,
     clean_on_node,
+    measure_on_node,
     validate_on_node,
 )
 from orchestrator.runtime.bridge import error_of
@@ -63,6 +64,7 @@ class Driver:
         self._actor_class = ray.remote(SupervisorActor)
         self._clean = ray.remote(clean_on_node)
         self._validate = ray.remote(validate_on_node)
+        self._measure = ray.remote(measure_on_node)
 
     def list_nodes(self) -> list[dict[str, Any]]:
         """Resources and labels of every node that is alive."""
@@ -152,6 +154,16 @@ class Driver:
         command = None if worker_command is None else tuple(worker_command)
         task = self._validate.options(num_cpus=0, max_retries=0, scheduling_strategy=place)
         reference = task.remote(spec, worker_command=command, limits=limits)
+        try:
+            return _get(reference, timeout_seconds)
+        except ClusterUnavailableError:
+            ray.cancel(reference, force=True)
+            raise
+
+    def measure(self, node_name: str, *, worker_command: list[str] | None, timeout_seconds: float) -> str:
+        command = None if worker_command is None else tuple(worker_command)
+        task = self._measure.options(num_cpus=0, max_retries=0, scheduling_strategy=self._on_node(node_name))
+        reference = task.remote(worker_command=command)
         try:
             return _get(reference, timeout_seconds)
         except ClusterUnavailableError:

@@ -16,6 +16,7 @@ from orchestrator.domain.protocol import (
     ValidationResult,
     ValidationSpec,
 )
+from orchestrator.domain.speed import DeviceSpeed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,10 @@ class Launcher(Protocol):
 
     def validate(self, spec: ValidationSpec) -> ValidationResult:
         """Tokenize files in a worker-side process. Raises ClusterUnavailableError, or TunepoolError when it crashed."""
+        ...
+
+    def measure(self, node_name: str) -> DeviceSpeed:
+        """How fast the node's CPU is now. Raises ClusterUnavailableError, or TunepoolError when it crashed."""
         ...
 
     def close(self) -> None:

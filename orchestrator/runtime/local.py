@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 from orchestrator.domain.errors import AttemptGoneError, ClusterUnavailableError, TunepoolError
 from orchestrator.domain.protocol import Pulled, StopReason, ValidationResult, ValidationSpec
+from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.runtime.cleanup import clean_attempt
 from orchestrator.runtime.devices import detect_devices
 from orchestrator.runtime.launcher import DeclaredDevice, Launch, PullRequest
+from orchestrator.runtime.measuring import run_measurement
 from orchestrator.runtime.supervisor import Supervisor
 from orchestrator.runtime.validation import ValidationLimits, run_validation
 
@@ -75,6 +77,10 @@ class LocalLauncher:
 
     def validate(self, spec: ValidationSpec) -> ValidationResult:
         return run_validation(spec, command=self._worker_command, limits=self._validation_limits)
+
+    def measure(self, node_name: str) -> DeviceSpeed:
+        self._check_node(node_name)
+        return run_measurement(command=self._worker_command)
 
     def close(self) -> None:
         """Ends the attempts, which could not go on without this process."""

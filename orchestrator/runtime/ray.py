@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from orchestrator.domain.protocol import Pulled, StopReason, ValidationResult, ValidationSpec
+from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.runtime.actor import StartOrder
 from orchestrator.runtime.bridge import MARGIN_SECONDS, Bridge, error_of
 from orchestrator.runtime.devices import decode_devices
 from orchestrator.runtime.launcher import DeclaredDevice, Launch, PullRequest
+from orchestrator.runtime.measuring import TIME_LIMIT_SECONDS
 from orchestrator.runtime.validation import ValidationLimits
 
 LAUNCH_SECONDS = 60.0
@@ -23,7 +25,7 @@ CONNECT_LIMIT_SECONDS = 8
 CALL_SECONDS = 15.0
 RELEASE_SECONDS = 60.0
 CLEAN_SECONDS = 75.0
-VALIDATION_MARGIN_SECONDS = 60.0
+ERRAND_MARGIN_SECONDS = 60.0
 
 
 def ray_environment(token: str) -> dict[str, str]:
@@ -131,7 +133,7 @@ class RayLauncher:
         return bool(self._bridge.call("confirm_gone", arguments, timeout_seconds=CLEAN_SECONDS))
 
     def validate(self, spec: ValidationSpec) -> ValidationResult:
-        timeout_seconds = self._validation_limits.time_seconds + VALIDATION_MARGIN_SECONDS
+        timeout_seconds = self._validation_limits.time_seconds + ERRAND_MARGIN_SECONDS
         arguments = {
             "spec": spec.model_dump_json(),
             "worker_command": self._worker_command,
@@ -140,6 +142,16 @@ class RayLauncher:
         }
         answer = self._bridge.call("validate", arguments, timeout_seconds=timeout_seconds)
         return ValidationResult.model_validate_json(answer)
+
+    def measure(self, node_name: str) -> DeviceSpeed:
+        timeout_seconds = TIME_LIMIT_SECONDS + ERRAND_MARGIN_SECONDS
+        arguments = {
+            "node_name": node_name,
+            "worker_command": self._worker_command,
+            "timeout_seconds": timeout_seconds,
+        }
+        answer = self._bridge.call("measure", arguments, timeout_seconds=timeout_seconds)
+        return DeviceSpeed.model_validate_json(answer)
 
     def close(self) -> None:
         self._bridge.close()

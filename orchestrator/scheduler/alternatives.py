@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Collection
 
-from orchestrator.domain.estimate import DeviceKind, TimeEstimate
+from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate
 from orchestrator.domain.jobs import Alternative
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.sizer import Gauges, footprints_of, measure_kinds
 
 MOST_ALTERNATIVES = 4
-PredictTime = Callable[[TrainingPlan, DeviceKind], TimeEstimate]
+PredictTime = Callable[[TrainingPlan, DeviceKind, MemoryEstimate], TimeEstimate]
 
 
 def list_alternatives(
@@ -23,7 +23,7 @@ def list_alternatives(
         footprints = footprints_of(measured)
         if not any(footprints[kind] < before.get(kind, 0) for kind in footprints):
             continue
-        seconds: dict[str, float] = {kind: predict_time(smaller, kind).seconds for kind in measured}
+        seconds: dict[str, float] = {kind: predict_time(smaller, kind, size).seconds for kind, size in measured.items()}
         found.append(Alternative(name=name, plan=smaller, footprints=footprints, seconds=seconds))
         before = footprints
         if len(found) == MOST_ALTERNATIVES:

@@ -25,6 +25,7 @@ from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.launch import Launching
 from orchestrator.scheduler.lead import Lead, Leadership
 from orchestrator.scheduler.loop import Runner, connect
+from orchestrator.scheduler.measure import Measure
 from orchestrator.scheduler.orders import Orders, OrderSettings
 from orchestrator.scheduler.place import Place
 from orchestrator.scheduler.publish import Publish
@@ -36,6 +37,7 @@ from orchestrator.scheduler.watch import Watch, WatchTimes
 from orchestrator.store.session import Store
 
 SURVEY_SECONDS = 5.0
+MEASURE_SECONDS = 2.0
 REAP_SECONDS = 2.0
 CLEAN_SECONDS = 60.0
 HEALTH_SECONDS = 5.0
@@ -88,11 +90,12 @@ class ControlPlane:
             on_gained=lambda: self._wake(("*",)),
         )
         parts = _Parts(store, objects, launcher, knowledge, settings, self.leadership, Contacts(clock))
+        measure = Measure(store, launcher, interval_seconds=MEASURE_SECONDS, clock=clock)
         self.runners: dict[str, Runner[Any, Any]] = {
             loop.name: Runner(
                 loop, is_leading=self.leadership.is_leading, health=self.health, on_phase=on_phase, clock=clock
             )
-            for loop in (self._lead.loop(), *parts.loops())
+            for loop in (self._lead.loop(), *parts.loops(), measure.loop())
         }
         self._wake = connect(list(self.runners.values()))
 

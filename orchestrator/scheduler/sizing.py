@@ -5,12 +5,13 @@ Pure but for the sizer, which may take seconds: no transaction is open around th
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.domain.calibration import merge_by_kind
+from orchestrator.domain.calibration import choose_speeds, merge_by_kind
 from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate, estimate_time
 from orchestrator.domain.estimate_changes import Change, describe_misfit, suggest_savings
+from orchestrator.domain.estimate_cost import CostRange, price_time
 from orchestrator.domain.estimate_terms import Calibration
 from orchestrator.domain.jobs import Alternative, Job
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
@@ -19,6 +20,7 @@ from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.sizer import Gauges, Sizer, build_gauges, footprints_of, measure_kinds
 from orchestrator.domain.spec import AUTO
+from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.scheduler.alternatives import PredictTime
 from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
 
@@ -33,7 +35,7 @@ class Sizing:
     memory: Mapping[DeviceKind, MemoryEstimate]
     time: Mapping[DeviceKind, TimeEstimate]
     home: DeviceRoom | None
-    cost_usd_micros: int | None
+    cost: CostRange | None
     savings: tuple[Change, ...]
 
     @property
@@ -43,11 +45,12 @@ class Sizing:
 
 @dataclass(frozen=True, kw_only=True)
 class Market:
-    """What a job may run on, at which price, and what was learned there: the latter two by device type, for every type
-    among `rooms`. Prices are micro-dollars per device-hour."""
+    """What a job may run on, at which price, how fast that is, and what was learned there: the latter three by device
+    type, for every type among `rooms`. Prices are micro-dollars per device-hour."""
 
     rooms: Sequence[DeviceRoom]
     prices: Mapping[str, int]
+    speeds: Mapping[str, DeviceSpeed]
     calibrations: Mapping[str, Calibration]
 
 
@@ -63,11 +66,11 @@ def size_job(
 ) -> Sizing:
     """What is predicted, with the margin and the corrections that measured runs of such jobs ask for."""
     memory = measure_kinds(plan, gauges, present={room.kind for room in market.rooms})
-    predict_time = time_predictor(model, gauges, tokens=tokens, validation=validation)
-    time = {kind: predict_time(plan, kind) for kind in memory}
+    predict_time = time_predictor(job, model, gauges, market=market, tokens=tokens, validation=validation)
+    time = {kind: predict_time(plan, kind, size) for kind, size in memory.items()}
     footprints = footprints_of(memory)
     home = _find_room(job, footprints, market.rooms)
-    cost: int | None = None
+    cost: CostRange | None = None
     savings: tuple[Change, ...] = ()
     if home is not None:
         reserved = home.total_bytes if job.spec.resources.exclusive else footprints[home.kind]
@@ -76,9 +79,9 @@ def size_job(
             reserved_bytes=reserved,
             device_bytes=home.total_bytes,
         )
-        cost = rate.amount_usd_micros(timedelta(seconds=time[home.kind].seconds))
+        cost = price_time(rate, time[home.kind])
         savings = suggest_savings(plan, gauges[home.kind])
-    return Sizing(memory=memory, time=time, home=home, cost_usd_micros=cost, savings=savings)
+    return Sizing(memory=memory, time=time, home=home, cost=cost, savings=savings)
 
 
 def find_home(job: Job, alternatives: Iterable[Alternative], rooms: Sequence[DeviceRoom]) -> DeviceRoom | None:
@@ -93,19 +96,26 @@ def _find_room(job: Job, footprints: dict[str, int], rooms: Sequence[DeviceRoom]
 
 
 def time_predictor(
-    model: BaseModel, gauges: Gauges, *, tokens: TokenReport, validation: TokenReport | None
+    job: Job,
+    model: BaseModel,
+    gauges: Gauges,
+    *,
+    market: Market,
+    tokens: TokenReport,
+    validation: TokenReport | None,
 ) -> PredictTime:
     """Times of any plan over these rows."""
+    speeds = choose_speeds(_allowed(job, market.rooms), market.speeds, market.calibrations)
 
-    def predict(plan: TrainingPlan, kind: DeviceKind) -> TimeEstimate:
+    def predict(plan: TrainingPlan, kind: DeviceKind, size: MemoryEstimate) -> TimeEstimate:
         return estimate_time(
             plan,
             model.facts,
-            total_tokens=tokens.total_tokens,
-            rows=tokens.rows,
-            kind=kind,
+            training=tokens,
+            speed=speeds[kind],
             validation=validation,
             corrections=gauges[kind].learned.corrections,
+            traced_flops=size.flops,
         )
 
     return predict
@@ -137,11 +147,12 @@ def snapshot(sizing: Sizing, tokens: TokenReport) -> dict[str, Any]:
     """What was predicted, as it is stored with the job and shown beside what was measured."""
     return {
         "memory": {kind: asdict(estimate) for kind, estimate in sizing.memory.items()},
-        "time": {kind: asdict(estimate) for kind, estimate in sizing.time.items()},
+        "time": {kind: asdict(found) | {"confidence": found.confidence} for kind, found in sizing.time.items()},
         "device_id": sizing.home.device_id if sizing.home else None,
         "device_type": sizing.home.device_type if sizing.home else None,
         "kind": sizing.home.kind if sizing.home else None,
-        "cost_usd_micros": sizing.cost_usd_micros,
+        "cost_usd_micros": sizing.cost.usd_micros if sizing.cost else None,
+        "cost": asdict(sizing.cost) if sizing.cost else None,
         "savings": [asdict(change) for change in sizing.savings],
         "rows": tokens.rows,
         "tokens": tokens.total_tokens,
@@ -155,7 +166,7 @@ def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
         f"The files are valid: {tokens.rows:,} rows, {tokens.total_tokens:,} tokens, {tokens.trained_tokens:,} of them "
         f"trained on; {steps:,} steps."
     )
-    if sizing.home is None or sizing.cost_usd_micros is None:
+    if sizing.home is None or sizing.cost is None:
         sizes = " or ".join(
             f"{describe_bytes(estimate.total_bytes)} on {kind}" for kind, estimate in sizing.memory.items()
         )
@@ -165,7 +176,9 @@ def describe_sizing(sizing: Sizing, tokens: TokenReport, *, steps: int) -> str:
     return (
         f"{found} Predicted on {sizing.home.device_type}: {describe_bytes(memory.total_bytes)} of memory, "
         f"{describe_seconds(time.seconds)} ({describe_seconds(time.low_seconds)} to "
-        f"{describe_seconds(time.high_seconds)}), {describe_usd(sizing.cost_usd_micros)}."
+        f"{describe_seconds(time.high_seconds)}), {describe_usd(sizing.cost.usd_micros)} "
+        f"({describe_usd(sizing.cost.low_usd_micros)} to {describe_usd(sizing.cost.high_usd_micros)}; "
+        f"{time.confidence} confidence)."
     )
 
 

@@ -25,7 +25,7 @@ from orchestrator.domain.failures import FAILURE_RULES, FailureKind
 from orchestrator.domain.jobs import Alternative, Job, JobError
 from orchestrator.domain.observations import name_kind
 from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
-from orchestrator.domain.pool import BaseModel
+from orchestrator.domain.pool import BaseModel, speeds_of_types
 from orchestrator.domain.protocol import FileProblem, TokenCounts, ValidationResult, ValidationSpec
 from orchestrator.domain.spec import AUTO
 from orchestrator.domain.states import JobState
@@ -48,7 +48,7 @@ from orchestrator.scheduler.sizing import (
     snapshot,
     time_predictor,
 )
-from orchestrator.store import events, files, jobs, models
+from orchestrator.store import devices, events, files, jobs, models
 from orchestrator.store.observations import read_calibration
 from orchestrator.store.prices import read_price
 from orchestrator.store.session import Store, WriteTx
@@ -152,6 +152,7 @@ class Validate:
             return Market(
                 rooms=rooms,
                 prices={device_type: read_price(tx, device_type) for device_type in kinds},
+                speeds=speeds_of_types(devices.list_devices(tx)),
                 calibrations={device_type: read_calibration(tx, kind) for device_type, kind in kinds.items()},
             )
 
@@ -168,6 +169,7 @@ class Validate:
             max_seq_tokens=None if longest == AUTO else longest,
             context_tokens=subject.model.facts.max_context_tokens,
             cache_dir=self._cache_dir,
+            packing=job.spec.training.packing,
         )
         return self._launcher.validate(spec)
 
@@ -188,7 +190,7 @@ class Validate:
         sizing = size_job(job, plan, model, tokens=tokens, validation=validation, market=market, gauges=gauges)
         alternatives: tuple[Alternative, ...] = ()
         if job.spec.resources.flexible:
-            predict_time = time_predictor(model, gauges, tokens=tokens, validation=validation)
+            predict_time = time_predictor(job, model, gauges, market=market, tokens=tokens, validation=validation)
             present = {room.kind for room in market.rooms}
             alternatives = list_alternatives(plan, gauges, present=present, predict_time=predict_time)
         if market.rooms and sizing.home is None and not find_home(job, alternatives, market.rooms):
@@ -197,7 +199,7 @@ class Validate:
         return _Verdict(plan=plan, tokens=tokens, sizing=sizing, alternatives=alternatives)
 
     def _admit(self, job: Job, verdict: _Verdict) -> None:
-        steps = verdict.plan.total_steps(verdict.tokens.rows)
+        steps = verdict.plan.total_steps(verdict.tokens.examples)
         changes: dict[str, Any] = {
             "plan": verdict.plan,
             "footprints": verdict.sizing.footprints,
@@ -219,7 +221,7 @@ class Validate:
             )
 
     def _warn_of_cost(self, tx: WriteTx, job: Job, sizing: Sizing) -> None:
-        limit, cost = job.spec.max_cost_usd_micros, sizing.cost_usd_micros
+        limit, cost = job.spec.max_cost_usd_micros, sizing.cost.usd_micros if sizing.cost else None
         if limit is None or cost is None or cost <= limit:
             return
         message = (

@@ -5,32 +5,27 @@ No transaction is open here: naming the changes that would make a job fit may ta
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate
 from orchestrator.domain.estimate_changes import Change, suggest_changes
+from orchestrator.domain.estimate_cost import CostRange, price_time
 from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device, fits
 from orchestrator.domain.plan import TrainingPlan
+from orchestrator.domain.pool import speeds_of_types
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.sizer import Gauges, footprints_of
 from orchestrator.domain.spec import AUTO, JobShape
+from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.services.pool import read_pool
+from orchestrator.store import devices
 from orchestrator.store.prices import read_price
 from orchestrator.store.session import ReadTx
 
 Fit = Literal["now", "when_empty", "never"]
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Micro-dollars for the predicted time and for the ends of its range, at today's price."""
-
-    usd_micros: int
-    low_usd_micros: int
-    high_usd_micros: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +44,17 @@ class DeviceFit:
     fit: Fit
     needed_bytes: int | None
     """None when this kind of device cannot run the job at all."""
-    cost: Cost | None
+    cost: CostRange | None
     changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Market:
-    """The devices that a job may use, by type, and what a whole one costs an hour in micro-dollars."""
+    """The devices that a job may use, by type, what a whole one costs an hour in micro-dollars, and how fast it is."""
 
     rooms: Mapping[str, Sequence[DeviceRoom]]
     prices: Mapping[str, int]
+    speeds: Mapping[str, DeviceSpeed]
 
     @property
     def all_rooms(self) -> list[DeviceRoom]:
@@ -90,7 +86,11 @@ def read_market(tx: ReadTx, spec: JobShape) -> Market:
             f"the pool has no device of type {asked!r}; it has {', '.join(sorted(by_type))}",
             param="resources.device_type",
         )
-    return Market(rooms=rooms, prices={name: read_price(tx, name) for name in rooms})
+    return Market(
+        rooms=rooms,
+        prices={name: read_price(tx, name) for name in rooms},
+        speeds=speeds_of_types(devices.list_devices(tx)),
+    )
 
 
 def fit_devices(sized: Sized, market: Market) -> tuple[DeviceFit, ...]:
@@ -133,14 +133,10 @@ def _ask(sized: Sized) -> WaitingJob:
     )
 
 
-def _cost(sized: Sized, home: DeviceRoom, price: int) -> Cost | None:
+def _cost(sized: Sized, home: DeviceRoom, price: int) -> CostRange | None:
     time = sized.time.get(home.kind)
     if time is None:
         return None
     reserved = home.total_bytes if sized.spec.resources.exclusive else sized.memory[home.kind].total_bytes
     rate = Rate(price_usd_micros_per_hour=price, reserved_bytes=reserved, device_bytes=home.total_bytes)
-    low, middle, high = (
-        rate.amount_usd_micros(timedelta(seconds=seconds))
-        for seconds in (time.low_seconds, time.seconds, time.high_seconds)
-    )
-    return Cost(usd_micros=middle, low_usd_micros=low, high_usd_micros=high)
+    return price_time(rate, time)

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.domain.artifacts import File, FileStatus
+from orchestrator.domain.calibration import choose_speeds, merge_by_kind
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate, estimate_time
 from orchestrator.domain.estimate_changes import Change, suggest_savings
-from orchestrator.domain.estimate_terms import Calibration
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TokenReport, TrainingPlan, resolve_plan
-from orchestrator.domain.sizer import ClosedFormSizer, Sizer, build_gauges, measure_kinds
+from orchestrator.domain.sizer import ClosedFormSizer, Gauge, Sizer, build_gauges, measure_kinds
 from orchestrator.domain.spec import AUTO, EstimateSpec, JobShape, JobSpec
+from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.domain.teams import Caller
 from orchestrator.services.estimate_fits import DeviceFit, Sized, fit_devices, read_market
 from orchestrator.services.parents import ResolveModel, resolve_model
@@ -72,13 +73,14 @@ class Estimates:
             described = _Described(rows=rows, validation=_describe_validation(tx, caller, spec))
             market = read_market(tx, spec)
             plan = resolve_plan(spec, model.facts, seed=spec.seed or 0, tokens=_report(rows))
-            learned = self.calibrations.read_by_kind(tx, market.all_rooms, plan=plan, model=model)
-        gauges = build_gauges(self.sizer.session(), model, learned=learned)
+            taught = self.calibrations.read_by_type(tx, market.all_rooms, plan=plan, model=model)
+        gauges = build_gauges(self.sizer.session(), model, learned=merge_by_kind(market.all_rooms, taught))
+        speeds = choose_speeds(market.all_rooms, market.speeds, taught)
         memory = measure_kinds(plan, gauges, present=market.kinds)
         time = {
             kind: found
-            for kind in memory
-            if (found := _estimate_time(plan, model.facts, described, kind=kind, learned=gauges[kind].learned))
+            for kind, size in memory.items()
+            if (found := _estimate_time(plan, described, gauge=gauges[kind], speed=speeds[kind], size=size))
         }
         sized = Sized(spec=spec, plan=plan, gauges=gauges, memory=memory, time=time)
         devices = fit_devices(sized, market)
@@ -170,19 +172,19 @@ def _describe_validation(tx: ReadTx, caller: Caller, spec: JobShape) -> TokenRep
 
 
 def _estimate_time(
-    plan: TrainingPlan, facts: ModelFacts, described: _Described, *, kind: DeviceKind, learned: Calibration
+    plan: TrainingPlan, described: _Described, *, gauge: Gauge, speed: DeviceSpeed, size: MemoryEstimate
 ) -> TimeEstimate | None:
-    rows = described.rows
-    if rows.rows is None or rows.tokens is None:
+    training = _report(described.rows)
+    if training is None or described.rows.rows is None or described.rows.tokens is None:
         return None
     return estimate_time(
         plan,
-        facts,
-        total_tokens=rows.tokens,
-        rows=rows.rows,
-        kind=kind,
+        gauge.model.facts,
+        training=training,
+        speed=speed,
         validation=described.validation,
-        corrections=learned.corrections,
+        corrections=gauge.learned.corrections,
+        traced_flops=size.flops,
     )
 
 

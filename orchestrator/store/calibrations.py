@@ -44,9 +44,15 @@ class Calibrations:
         self, tx: ReadTx, rooms: Sequence[DeviceRoom], *, plan: TrainingPlan, model: BaseModel
     ) -> dict[DeviceKind, Calibration]:
         """What attempts of such jobs have taught on the device types of `rooms`, by kind of device."""
+        return merge_by_kind(rooms, self.read_by_type(tx, rooms, plan=plan, model=model))
+
+    def read_by_type(
+        self, tx: ReadTx, rooms: Sequence[DeviceRoom], *, plan: TrainingPlan, model: BaseModel
+    ) -> dict[str, Calibration]:
+        """The same by device type."""
         family = model.facts.model_type
         kinds = {
             device_type: name_kind(plan, base_model=model.name, family=family, device_type=device_type)
             for device_type in sorted({room.device_type for room in rooms})
         }
-        return merge_by_kind(rooms, {device_type: self.read(tx, kind) for device_type, kind in kinds.items()})
+        return {device_type: self.read(tx, kind) for device_type, kind in kinds.items()}

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 from sqlalchemy import RowMapping, select, update
 
 from orchestrator.domain.pool import Device, DeviceUse
+from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.domain.states import FINAL_ATTEMPT_STATES, AttemptState
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
@@ -55,6 +56,11 @@ def list_devices(tx: ReadTx) -> list[Device]:
     return [_device(row) for row in tx.rows(select(devices).order_by(devices.c.device_id))]
 
 
+def record_speed(tx: WriteTx, device_id: str, speed: DeviceSpeed) -> None:
+    """What was measured on the device; it stays through all surveys."""
+    tx.execute(update(devices).where(devices.c.device_id == device_id).values(speed=speed.model_dump()))
+
+
 def list_uses(tx: ReadTx) -> list[DeviceUse]:
     """Every hold on a device, of all teams."""
     query = select(attempts).where(attempts.c.released_at.is_(None))
@@ -82,4 +88,5 @@ def _device(row: RowMapping) -> Device:
         usable_bytes=row["usable_bytes"],
         online=row["online"],
         seen_at=row["seen_at"],
+        speed=None if row["speed"] is None else DeviceSpeed.model_validate(row["speed"]),
     )

@@ -280,6 +280,13 @@ def test_files_are_checked_in_a_process_of_the_worker(launcher: Launcher) -> Non
     assert result.problems == ()
 
 
+def test_a_node_is_measured_by_a_process_of_the_worker(launcher: Launcher) -> None:
+    found = launcher.measure(NODE)
+    assert (found.half_flops_per_second, found.measured) == (2e11, True)
+    with pytest.raises(ClusterUnavailableError):
+        launcher.measure("node-b")
+
+
 @pytest.mark.parametrize(
     ("behaviour", "code", "words"),
     [

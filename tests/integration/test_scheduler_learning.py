@@ -19,7 +19,7 @@ from tests.support.plans import SMOLLM2_135M, make_base_model
 from tests.support.rows import add_job
 
 STEPS = 15
-STEP_SECONDS = 40.0
+STEP_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def raw_bytes(job: Job) -> int:
 
 
 def train(rig: Rig, attempt: Attempt, *, peak_bytes: int) -> None:
-    """A whole run: 10 s to start, 5 s to load, steps of 40 s, 3 s to save."""
+    """A whole run: 10 s to start, 5 s to load, steps of 20 s, 3 s to save."""
     tell(
         rig, attempt, (10, Phase(phase="tokenizing")), (12, Phase(phase="loading_model")), (17, Phase(phase="training"))
     )
@@ -94,7 +94,7 @@ def test_an_ended_attempt_leaves_what_was_predicted_and_measured(rig: Rig) -> No
     assert (seen.reserved_bytes, seen.steps, seen.trained_tokens) == (attempt.reserved_bytes, STEPS, 1500)
     assert seen.seen_tokens == 10 * STEPS * (STEP_SECONDS - 1)
     seconds = {term: round(seen.measured_seconds(term)) for term in ("start", "loading", "training", "saving")}
-    assert seconds == {"start": 12, "loading": 5, "training": 600, "saving": 3}
+    assert seconds == {"start": 12, "loading": 5, "training": 300, "saving": 3}
     assert job.estimate is not None
     assert seen.predicted_seconds == pytest.approx(job.estimate["time"]["cpu"]["uncalibrated"])
     assert seen.told_seconds == job.estimate["time"]["cpu"]["seconds"]

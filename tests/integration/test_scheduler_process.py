@@ -17,7 +17,7 @@ from orchestrator.store.session import Store
 from tests.support.storage import StorageServer
 
 PATIENCE_SECONDS = 60.0
-LOOPS = {"lead", "survey", "validate", "place", "launch", "watch", "publish", "reap", "clean"}
+LOOPS = {"lead", "survey", "measure", "validate", "place", "launch", "watch", "publish", "reap", "clean"}
 
 
 @pytest.fixture

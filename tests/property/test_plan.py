@@ -11,6 +11,7 @@ from orchestrator.domain.estimate_changes import estimate_least, suggest_changes
 from orchestrator.domain.plan import TokenReport, TrainingPlan, resolve_plan
 from orchestrator.domain.sizer import ClosedFormSizer, Gauge
 from orchestrator.domain.spec import JobSpec
+from orchestrator.domain.speed import find_speed
 from tests.support.plans import LLAMA_LINEARS, SMOLLM2_135M, make_base_model, make_plan
 
 
@@ -122,6 +123,16 @@ def test_memory_grows_with_rows_length_and_rank(plan: TrainingPlan, kind: Any) -
         assert estimate_memory(larger, SMOLLM2_135M, kind).total_bytes > needed
 
 
+ROWS = TokenReport(
+    rows=100,
+    total_tokens=10_000,
+    trained_tokens=5000,
+    longest_row_tokens=100,
+    longest_row_line=1,
+    lengths=((100, 100),),
+)
+
+
 @given(plan=plans, kind=st.sampled_from(KINDS))
 def test_checkpointing_never_takes_more_memory_and_always_more_time(plan: TrainingPlan, kind: Any) -> None:
     kept = plan.model_copy(update={"gradient_checkpointing": False})
@@ -129,7 +140,7 @@ def test_checkpointing_never_takes_more_memory_and_always_more_time(plan: Traini
     kept_bytes = estimate_memory(kept, SMOLLM2_135M, kind).total_bytes
     assert estimate_memory(again, SMOLLM2_135M, kind).total_bytes <= kept_bytes
     kept_time, again_time = (
-        estimate_time(one, SMOLLM2_135M, total_tokens=10_000, rows=100, kind=kind) for one in (kept, again)
+        estimate_time(one, SMOLLM2_135M, training=ROWS, speed=find_speed(kind)) for one in (kept, again)
     )
     assert again_time.seconds > kept_time.seconds
     assert again_time.low_seconds <= again_time.seconds <= again_time.high_seconds

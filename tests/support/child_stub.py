@@ -1,6 +1,7 @@
 """A training process that obeys the child-process contract and does what the environment tells it, without torch.
 
     python child_stub.py train SPEC      python child_stub.py validate SPEC
+    python child_stub.py measure SPEC
 
 TUNEPOOL_STUB is a JSON list of steps, run in order:
 
@@ -40,6 +41,8 @@ def main() -> None:
     script = json.loads(os.environ.get("TUNEPOOL_STUB") or spec.get("probe_environment", {}).get("TUNEPOOL_STUB", "[]"))
     if verb == "validate":
         return validate(spec)
+    if verb == "measure":
+        return measure()
     if not any("ignore" in step for step in script):
         threading.Thread(target=read_orders, daemon=True).start()
     report({"kind": "phase", "phase": "starting"})
@@ -154,6 +157,13 @@ def validate(spec: dict[str, Any]) -> None:
     counts |= {"longest_row_tokens": 20, "longest_row_line": 1}
     line = json.dumps({"training": counts, "validation": None, "problems": []}) + "\n"
     os.write(int(os.environ["TUNEPOOL_REPORT_FD"]), line.encode())
+
+
+def measure() -> None:
+    """TUNEPOOL_STUB does not reach this process: a node's environment is what it is given there."""
+    speed = {"half_flops_per_second": 2e11, "single_flops_per_second": 1e11, "elements_per_second": 1e9}
+    speed |= {"modules_per_second": 5000, "start_seconds": 3.0, "kind": "cpu", "measured": True}
+    os.write(int(os.environ["TUNEPOOL_REPORT_FD"]), json.dumps(speed).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from orchestrator.domain.protocol import (
     ValidationResult,
     ValidationSpec,
 )
+from orchestrator.domain.speed import CPU_SPEED, DeviceSpeed
 from orchestrator.runtime.launcher import DeclaredDevice, Launch, PullRequest
 
 AnyReport = LogLine | Metric | Progress | Phase | CheckpointStored | Peak | Succeeded | Failed | Stopped
@@ -95,6 +96,8 @@ class ScriptedLauncher:
             validation=None,
             problems=(),
         )
+        self.measured: list[str] = []
+        self.speed = CPU_SPEED.model_copy(update={"measured": True})
         self.entries_per_pull = entries_per_pull
         self.available = True
         self.unkillable: set[str] = set()
@@ -175,6 +178,11 @@ class ScriptedLauncher:
         if isinstance(self.validation, Exception):
             raise self.validation
         return self.validation
+
+    def measure(self, node_name: str) -> DeviceSpeed:
+        self._check("measure")
+        self.measured.append(node_name)
+        return self.speed
 
     def close(self) -> None:
         self._check("close")

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.pace import Pace, advance_pace, count_evaluations, estimate_finish
+from orchestrator.domain.pace import (
+    Pace,
+    advance_pace,
+    average_steps,
+    count_evaluations,
+    estimate_finish,
+    predict_finish,
+)
 from orchestrator.domain.protocol import Entry, Metric, Phase, Progress, Stopped
 from tests.support.facts import NOW
 from tests.support.plans import make_plan
@@ -98,7 +105,7 @@ def finish_seconds(pace: Pace, *, at_step: int, evaluates: bool = False, end_sec
     return None if found is None else (found - NOW) / timedelta(seconds=1)
 
 
-def test_the_finish_follows_the_median_step_and_not_the_loading() -> None:
+def test_the_finish_follows_the_usual_step_and_not_the_loading() -> None:
     slow_start = journal((0, Phase(phase="loading_model")), (600, Phase(phase="training")))
     steps = [(602 + 2 * n, step(n)) for n in range(1, 20)]
     odd = [(900.0, step(20)), *((900.0 + 2 * n, step(20 + n)) for n in range(1, 11))]
@@ -106,6 +113,29 @@ def test_the_finish_follows_the_median_step_and_not_the_loading() -> None:
     assert finish_seconds(pace, at_step=30) == pytest.approx(140.0)
     assert finish_seconds(pace, at_step=30, end_seconds=12.0) == pytest.approx(152.0)
     assert finish_seconds(Pace(), at_step=30) is None
+
+
+def test_few_long_steps_count_and_one_odd_one_does_not() -> None:
+    every_fourth_long = [1.0, 1.0, 1.0, 5.0] * 5
+    assert average_steps(every_fourth_long) == pytest.approx(2.0, rel=0.15)
+    assert average_steps([2.0] * 30 + [500.0]) == 2.0
+    assert average_steps([3.0]) == 3.0
+    assert average_steps([1.0, 3.0]) == 2.0
+
+
+def test_before_the_first_step_the_finish_is_as_predicted_and_never_past() -> None:
+    terms = {"start": 10.0, "loading": 5.0, "training": 100.0, "evaluating": 20.0, "saving": 2.0}
+
+    def seconds(*, share_left: float = 1.0, seen: float = 3.0) -> float:
+        seen_at = NOW + timedelta(seconds=seen)
+        found = predict_finish(terms, share_left=share_left, began_at=NOW, seen_at=seen_at)
+        assert found is not None
+        return (found - NOW) / timedelta(seconds=1)
+
+    assert seconds() == 137.0
+    assert seconds(share_left=0.25) == 47.0
+    assert seconds(seen=500.0) == 500.0
+    assert predict_finish({}, share_left=1.0, began_at=NOW, seen_at=NOW) is None
 
 
 def test_evaluations_that_are_left_are_counted_and_the_one_under_way_as_far_as_it_is_left() -> None:

@@ -58,6 +58,7 @@ def test_everything_is_built_without_asking_anyone(tmp_path: Path) -> None:
         "publish",
         "reap",
         "clean",
+        "measure",
     ]
     assert not plane.leadership.is_leading()
     services.close()

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from orchestrator.domain.batches import count_lengths
 from orchestrator.domain.protocol import ModelSource, TokenCounts, ValidationResult, ValidationSpec
 from tests.support.models import build_tiny_model
 from tests.support.training import describe, make_rows, write_rows
 from workers import validation
-from workers.builders.data import load_rows
+from workers.builders.data import build_packed_dataset, load_rows
 from workers.context import LocalContext
 
 
@@ -41,9 +42,27 @@ def test_counts_are_those_of_training(tmp_path: Path, tiny_model: Path) -> None:
         trained_tokens=sum(row.trained_tokens for row in rows),
         longest_row_tokens=max(lengths),
         longest_row_line=lengths.index(max(lengths)) + 1,
+        lengths=count_lengths(lengths),
     )
     assert result.validation is not None
     assert result.validation.rows == 2
+
+
+@pytest.mark.parametrize("asked", [None, 200])
+def test_packed_examples_are_those_of_training(tmp_path: Path, tiny_model: Path, asked: int | None) -> None:
+    held_out = write_rows(tmp_path / "held-out.jsonl", make_rows(2))
+    result = validate(
+        tmp_path, tiny_model, make_rows(12), validation_file=describe(held_out), packing=True, max_seq_tokens=asked
+    )
+    assert result.training is not None
+    capacity = asked or -(-result.training.longest_row_tokens // 64) * 64
+    rows = load_rows(tmp_path / "train.jsonl", AutoTokenizer.from_pretrained(tiny_model), max_tokens=256)
+    packed = build_packed_dataset(rows, max_tokens=capacity)
+    lengths = [len(example["input_ids"]) for example in packed]
+    assert result.training.lengths == count_lengths(lengths)
+    assert len(lengths) < result.training.rows == 12
+    assert result.validation is not None
+    assert sum(count for _, count in result.validation.lengths) == 2, "the validation file is never packed"
 
 
 @pytest.mark.parametrize(("max_seq_tokens", "context_tokens", "limit"), [(None, 40, 40), (30, 256, 30), (300, 50, 50)])

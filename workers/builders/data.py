@@ -3,7 +3,6 @@
 Nothing is shuffled here: order comes from the trainer's seeded sampler alone, so a resumed run meets the same batches.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from workers.builders.packing import choose_bins
 from workers.builders.rows import IGNORED_LABEL, EncodedRow, encode_line, read_lines, truncate
 from workers.failures import BadDataError
 
@@ -42,21 +42,6 @@ def build_packed_dataset(rows: Sequence[EncodedRow], *, max_tokens: int) -> Data
         columns["labels"].append([label for row in members for label in (IGNORED_LABEL, *row.labels[1:])])
         columns["seq_lengths"].append([len(row.input_ids) for row in members])
     return Dataset.from_dict(columns)
-
-
-def choose_bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: the longest row first, into the fullest bin that still has room. At most 11/9 of the
-    fewest bins (Johnson 1973). Deterministic; every length is at most `capacity`."""
-    bins: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []
-    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
-        place = bisect_left(rooms, (lengths[number], -1))
-        room, target = rooms.pop(place) if place < len(rooms) else (capacity, len(bins))
-        if target == len(bins):
-            bins.append([])
-        bins[target].append(number)
-        insort(rooms, (room - lengths[number], target))
-    return bins
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Integer, Table
 
-from orchestrator.store.columns import Moment, Str
+from orchestrator.store.columns import Json, Moment, Str
 from orchestrator.store.tables.conventions import metadata, one_of
 
 prices = Table(
@@ -27,6 +27,7 @@ devices = Table(
     CheckConstraint("usable_bytes >= 0", name="usable"),
     Column("online", Boolean, nullable=False),
     Column("seen_at", Moment, nullable=False),
+    Column("speed", Json),
     one_of("kind", ("cpu", "cuda")),
 )
 
