@@ -5,13 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import plotext
 import typer
 from rich.console import Console
 
 from api.cli.connection import JsonOption, connect
+from api.cli.curves import Curve
 from api.cli.exits import CommandError
-from api.cli.output import make_console, print_json, print_table
+from api.cli.output import make_console, print_json, print_line, print_table
+from api.cli.plot_view import Line, draw_plot
 from orchestrator.simulation import history
 from orchestrator.simulation.openb import TraceError
 from orchestrator.simulation.pool_files import PoolFile, PoolFileError, change_pool, read_pool
@@ -24,6 +25,7 @@ COLUMNS = ("POOL", "TEAM", "JOBS ", "MEAN WAIT ", "95 % WITHIN ", "WORST ", "DEV
 
 
 def simulate_pool(
+    *,
     pool: Annotated[Path, typer.Option(help="The pool, its teams and rules, as YAML.", exists=True, dir_okay=False)],
     trace: Annotated[str, typer.Option(help="`history`, `synthetic`, or a file: openb or Philly CSV, JSON lines.")],
     change: Annotated[
@@ -75,13 +77,14 @@ def _draw(console: Console, outcomes: Sequence[Outcome]) -> None:
     for each in outcomes:
         left = f"; {each.impossible} jobs fit on no device and were left out" if each.impossible else ""
         unfinished = f"; {each.unfinished} jobs did not end" if each.unfinished else ""
-        console.print(
+        print_line(
+            console,
             f"{each.name}: {each.used_percent:.0f} % of the devices in use, {each.preemptions} preemptions that cost "
             f"{each.lost_device_hours:.1f} device hours{left}{unfinished}",
-            highlight=False,
         )
-    if console.is_terminal:
-        console.print(plot_waiting(outcomes, width=min(console.width, 100)), highlight=False)
+    lines = [_waiting_line(outcome) for outcome in outcomes if outcome.waiting_by_hour]
+    if console.is_terminal and lines:
+        draw_plot(console, lines, title="jobs that wait", by_time=True, log=False, height=None)
 
 
 def _row(name: str, team: TeamOutcome) -> tuple[str, ...]:
@@ -94,15 +97,12 @@ def say_hours(hours: float) -> str:
     return f"{60 * hours:.1f} min" if hours < 1.5 else f"{hours:.1f} h"
 
 
-def plot_waiting(outcomes: Sequence[Outcome], *, width: int) -> str:
-    """How many jobs wait, by hour from the first arrival, one line for each pool."""
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plotsize(width, 18)
-    plotext.title("jobs that wait")
-    plotext.xlabel("hours")
-    for each in outcomes:
-        hours = [float(hour) for hour in range(len(each.waiting_by_hour))]
-        plotext.plot(hours, list(each.waiting_by_hour), label=each.name)
-    drawn: str = plotext.uncolorize(plotext.build())
-    return drawn
+def _waiting_line(outcome: Outcome) -> Line:
+    """How many jobs wait, by the hour from the first arrival on."""
+    hours = tuple(range(len(outcome.waiting_by_hour)))
+    curve = Curve(
+        steps=hours,
+        seconds=tuple(3600.0 * hour for hour in hours),
+        values=tuple(float(number) for number in outcome.waiting_by_hour),
+    )
+    return Line(outcome.name, curve)

@@ -117,10 +117,13 @@ def choose_speeds(
 ) -> dict[DeviceKind, DeviceSpeed]:
     """How fast each kind of device is: of several types among `rooms` the one whose times are known best, as in
     `merge_calibrations`; the catalogue's for a kind that is not there."""
+    def known(name: str) -> tuple[int, int]:
+        taught = found.get(name, UNCALIBRATED)
+        return taught.time_runs, taught.related_runs
+
     best: dict[DeviceKind, str] = {}
     for kind, name in sorted({(room.kind, room.device_type) for room in rooms}):
-        one, other = found.get(name, UNCALIBRATED), found.get(best.get(kind, ""), None)
-        if other is None or (one.time_runs, one.related_runs) > (other.time_runs, other.related_runs):
+        if kind not in best or known(name) > known(best[kind]):
             best[kind] = name
     return {kind: speeds[best[kind]] if kind in best else find_speed(kind) for kind in get_args(DeviceKind)}
 

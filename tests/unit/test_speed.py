@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.calibration import Basis, Calibration, merge_bases
+from orchestrator.domain.calibration import choose_speeds
+from orchestrator.domain.estimate_terms import UNCALIBRATED, Calibration
+from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.pool import Device, speeds_of_types
 from orchestrator.domain.speed import CPU_SPEED, find_speed
 from orchestrator.runtime.devices import to_device_type
@@ -54,12 +56,19 @@ def test_the_slowest_measured_device_stands_for_its_type() -> None:
     assert speeds_of_types([gpu, device()]) == {"nvidia-l4": find_speed("cuda", "nvidia-l4"), "cpu": CPU_SPEED}
 
 
-def test_the_type_that_is_known_best_is_estimated_by_with_the_largest_margin() -> None:
-    known = Basis(speed=speed(1e12), learned=Calibration(time_runs=3, memory_factor=1.1))
-    other = Basis(speed=speed(2e12), learned=Calibration(related_runs=9, memory_factor=1.3))
-    found = merge_bases([other, known], "cpu")
-    assert (found.speed, found.learned.time_runs, found.learned.memory_factor) == (known.speed, 3, 1.3)
-    assert merge_bases([], "cuda") == Basis(speed=find_speed("cuda"))
+def test_the_type_that_is_known_best_is_estimated_by() -> None:
+    rooms = [room(name) for name in ("new", "known", "other")]
+    speeds = {name: speed(rate) for name, rate in (("new", 3e12), ("known", 1e12), ("other", 2e12))}
+    taught = {"new": UNCALIBRATED, "known": Calibration(time_runs=3), "other": Calibration(related_runs=9)}
+    assert choose_speeds(rooms, speeds, taught) == {"cpu": speeds["known"], "cuda": find_speed("cuda")}
+    assert choose_speeds(rooms, speeds, {})["cpu"] == speeds["known"]
+    assert choose_speeds([], {}, {}) == {"cpu": CPU_SPEED, "cuda": find_speed("cuda")}
+
+
+def room(device_type: str) -> DeviceRoom:
+    return DeviceRoom(
+        device_id=device_type, device_type=device_type, kind="cpu", total_bytes=1, free_bytes=1, schedulable=True
+    )
 
 
 def test_only_idle_cpus_that_were_never_measured_are_measured_one_at_a_time() -> None:
