@@ -57,6 +57,8 @@ class DeviceUse:
     reserved_bytes: int
     peak_device_bytes: int
     draining: bool
+    preempted_for: str | None = None
+    """The job that the attempt made room for."""
 
 
 @dataclass(frozen=True, kw_only=True)

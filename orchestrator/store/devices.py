@@ -73,6 +73,7 @@ def list_uses(tx: ReadTx) -> list[DeviceUse]:
             reserved_bytes=row["reserved_bytes"],
             peak_device_bytes=row["peak_device_bytes"],
             draining=AttemptState(row["state"]) in FINAL_ATTEMPT_STATES,
+            preempted_for=row["preempted_for"],
         )
         for row in tx.rows(query.order_by(attempts.c.device_id, attempts.c.created_at))
     ]

@@ -107,6 +107,20 @@ def test_freed_bytes_wait_for_the_job_that_they_were_freed_for(rig: Rig) -> None
     assert state_of(rig, small) is JobState.QUEUED
 
 
+def test_bytes_that_were_left_and_not_given_back_are_not_asked_for_twice(rig: Rig) -> None:
+    owner, borrower = make_team(rig, guarantee_micros=1_000_000), make_team(rig)
+    borrowed = [queue_job(rig, borrower, 2) for _ in range(4)]
+    rig.step()
+    for job in borrowed:
+        train(rig, job, checkpoint_at=3)
+    first = queue_job(rig, owner, 2)
+    rig.step("place", "watch", "watch")  # the victim has ended, and is not proved gone
+    second = queue_job(rig, owner, 2)
+    rig.step("place")
+    victims = [a.preempted_for for job in borrowed for a in rig.attempts(job.job_id) if a.preempt_rule]
+    assert sorted(filter(None, victims)) == sorted([first.job_id, second.job_id])
+
+
 def test_nobody_is_stopped_when_preemption_is_off(rig: Rig) -> None:
     rig.plane = rig.build(rules=Rules(preemption=False))
     owner, borrower = make_team(rig, guarantee_micros=1_000_000), make_team(rig)

@@ -21,7 +21,8 @@ WHOLE_DEVICE_MICROS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharedDevice:
-    """`held_bytes` belong to attempts that ended and are not proved gone: nobody's, and not free.
+    """`held_bytes` belong to attempts that ended and are not proved gone: nobody's, and not free. Those among them that
+    made room are in `held_for` too, by the job that they made room for: once free, they are what it has locked.
 
     `weight_micros` is what all of the device counts for, in micros of the reference device. A device that is not
     `schedulable` (offline, cordoned, draining) keeps what runs on it and takes nothing new; jobs with checkpoints leave
@@ -35,6 +36,7 @@ class SharedDevice:
     usable_bytes: int
     weight_micros: int = WHOLE_DEVICE_MICROS
     held_bytes: int = 0
+    held_for: Mapping[str, int] = field(default_factory=dict)
     schedulable: bool = True
     draining: bool = False
 

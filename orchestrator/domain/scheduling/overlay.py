@@ -40,12 +40,16 @@ class Overlay:
             self._started_on.setdefault(hold.device_id, []).append((ends_at, hold.bytes))
 
     def lock(self, job_id: str, locks: tuple[Lock, ...], leaving: Iterable[RunningJob]) -> None:
-        """Put locks in force. What `leaving` jobs still occupy there comes to the job by itself."""
+        """Put locks in force. What `leaving` jobs still occupy there, or others left and did not give back yet, comes to
+        the job by itself."""
         self.locks[job_id] = locks
         going: dict[str, int] = {}
         for job in leaving:
             for hold in job.holds:
                 going[hold.device_id] = going.get(hold.device_id, 0) + hold.bytes
+        for lock in locks:
+            held = self._state.devices[lock.device_id].held_for.get(job_id, 0)
+            going[lock.device_id] = going.get(lock.device_id, 0) + held
         taken = {lock.device_id: max(0, lock.bytes - going.get(lock.device_id, 0)) for lock in locks}
         self._lock_bytes[job_id] = taken
         for device_id, size_bytes in taken.items():

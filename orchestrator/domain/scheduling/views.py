@@ -63,6 +63,11 @@ def read_market(devices: Iterable[Device], prices: Mapping[str, int]) -> Market:
 def view_device(device: Device, uses: Iterable[DeviceUse], node: Node | None, market: Market) -> SharedDevice:
     """`uses` are those of this device. What runs counts with its job; what has ended and is not gone is held."""
     cordoned = node is not None and node.cordoned_at is not None
+    held = [use for use in uses if use.draining]
+    held_for: dict[str, int] = {}
+    for use in held:
+        if use.preempted_for is not None:
+            held_for[use.preempted_for] = held_for.get(use.preempted_for, 0) + use.reserved_bytes
     return SharedDevice(
         device_id=device.device_id,
         node_name=device.node_name,
@@ -70,7 +75,8 @@ def view_device(device: Device, uses: Iterable[DeviceUse], node: Node | None, ma
         kind=device.kind,
         usable_bytes=device.usable_bytes,
         weight_micros=market.weight_micros(device.device_type),
-        held_bytes=sum(use.reserved_bytes for use in uses if use.draining),
+        held_bytes=sum(use.reserved_bytes for use in held),
+        held_for=held_for,
         schedulable=device.online and not cordoned,
         draining=node is not None and node.drain_requested_at is not None,
     )
