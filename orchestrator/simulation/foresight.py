@@ -58,7 +58,7 @@ def check_forecasts(
     judged."""
     simulation = Simulation(Planner(rules), devices, teams, timing=Timing(checkpoint_seconds=float("inf")))
     simulation.add(jobs)
-    came = [job.queued for job in jobs]
+    submitted = [job.queued for job in jobs]
     told: list[tuple[str, float, float | None]] = []
     for job in sorted(jobs, key=lambda each: each.queued.queued_at)[::every]:
         simulation.run(until=job.queued.queued_at)
@@ -66,7 +66,7 @@ def check_forecasts(
         waiting = [each for each in facts.queued if not each.attained_seconds]
         if waiting:
             at = job.queued.queued_at
-            coming = repeat_arrivals(came, at, window_seconds=WINDOW_SECONDS, times=TIMES)
+            coming = repeat_arrivals(submitted, at, window_seconds=WINDOW_SECONDS, times=TIMES)
             starts = forecast_starts(pool, terms, facts, at, rules=rules, arrivals=coming, most_passes=most_passes)
             told += [(each.job_id, at, starts.get(each.job_id)) for each in waiting]
     records = simulation.run()
