@@ -56,20 +56,37 @@ class Pass:
         self.full.clear()
         self.has_grown = False
         self._most.clear()
+        pinned = self._most_pinned()
         self.alive = {
             shape
-            for shape in self.state.shapes
+            for shape in self.state.shapes.others
             if any(self._may_fit(spot) or self.has_pinned_room(spot) for spot in shape.spots)
         }
+        for family in self.state.shapes.families.values():
+            most = self._most_free(1 if family.is_loose else family.ask.replicas)
+            either = {key: max(free, pinned.get(key, -1)) for key, free in most.items()} if pinned else most
+            self.alive.update(family.fitting({**pinned, **either}))
+
+    def _most_pinned(self) -> dict[BinKey, int]:
+        """By bin, the most bytes that a pinned device has free."""
+        most: dict[BinKey, int] = {}
+        for device_id in self.overlay.pinned:
+            room = self.state.rooms.devices[device_id]
+            key = (room.usable_bytes, room.device_type, room.kind)
+            most[key] = max(most.get(key, -1), room.free_bytes)
+        return most
+
+    def _most_free(self, replicas: int) -> dict[BinKey, int]:
+        most = self._most.get(replicas)
+        if most is None:
+            most = self._most[replicas] = self.state.rooms.most_free(replicas)
+        return most
 
     def _may_fit(self, spot: Spot) -> bool:
         """Whether open devices may hold the spot; False is certain, True leaves a gang's details to be seen."""
         ask = spot.ask
         is_loose = ask.replicas > 1 and (ask.exclusive or not ask.same_node)
-        replicas = 1 if is_loose else ask.replicas
-        most = self._most.get(replicas)
-        if most is None:
-            most = self._most[replicas] = self.state.rooms.most_free(replicas)
+        most = self._most_free(1 if is_loose else ask.replicas)
         if is_loose:
             return any(most.get(key, -1) >= ask.bytes_by_kind[key[2]] for key, _ in spot.needs)
         return any(most.get(key, -1) >= needed for key, needed in spot.needs)

@@ -3,7 +3,9 @@
 A spot is one footprint's room: its bytes, replicas and device types. A shape is a job's spots in order of preference.
 """
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 
 from orchestrator.domain.placement import DeviceKind
 from orchestrator.domain.scheduling.device_index import BinKey
@@ -49,9 +51,10 @@ class Spot:
 class Shape:
     """`least_rate` is None where no device of the pool can hold a replica."""
 
-    __slots__ = ("jobs", "key", "least_rate", "spots")
+    __slots__ = ("jobs", "key", "least_rate", "number", "spots")
 
-    def __init__(self, key: object, spots: tuple[Spot, ...]) -> None:
+    def __init__(self, key: object, spots: tuple[Spot, ...], number: int) -> None:
+        self.number = number
         self.key = key
         self.spots = spots
         self.jobs = 0
@@ -63,10 +66,48 @@ class Shape:
         self.least_rate = min((rate for spot in self.spots for rate in spot.rates.values()), default=None)
 
 
+class Family:
+    """Shapes that differ in nothing but the bytes of their one footprint on one kind of device, the smallest first."""
+
+    def __init__(self, ask: Ask, kind: str) -> None:
+        self.ask = ask
+        self.kind = kind
+        self._members: list[tuple[int, int, Shape]] = []
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether the room of single devices is all that can be said about a gang's room beforehand."""
+        return self.ask.replicas > 1 and (self.ask.exclusive or not self.ask.same_node)
+
+    def add(self, shape: Shape) -> None:
+        insort(self._members, self._entry(shape), key=itemgetter(0, 1))
+
+    def remove(self, shape: Shape) -> None:
+        size_bytes, number, _ = self._entry(shape)
+        del self._members[bisect_left(self._members, (size_bytes, number), key=itemgetter(0, 1))]
+
+    def fitting(self, most: Mapping[BinKey, int]) -> Iterator[Shape]:
+        """The shapes that need no more than the most that is free in some bin; False is certain for the others."""
+        limit = -1
+        for key, free in most.items():
+            usable, device_type, kind = key
+            if kind == self.kind and (self.ask.device_types is None or device_type in self.ask.device_types):
+                is_enough = free >= usable or not self.ask.exclusive or self.is_loose
+                limit = max(limit, min(usable, free) if is_enough else -1)
+        end = bisect_right(self._members, limit, key=itemgetter(0))
+        return (self._members[at][2] for at in range(end))
+
+    def _entry(self, shape: Shape) -> tuple[int, int, Shape]:
+        return shape.spots[0].ask.bytes_by_kind[self.kind], shape.number, shape
+
+
 class Shapes:
-    """All shapes that wait, each once."""
+    """All shapes that wait, each once. Most belong to a family, so that those that fit are found by their size."""
 
     def __init__(self) -> None:
+        self.families: dict[object, Family] = {}
+        self.others: dict[Shape, None] = {}
+        self._count = 0
         self._shapes: dict[object, Shape] = {}
         self._spots: dict[object, Spot] = {}
         self._variants: tuple[Variant, ...] = ()
@@ -80,7 +121,9 @@ class Shapes:
                 self._spot(key, job, footprint.bytes_by_kind)
                 for key, footprint in zip(keys, job.footprints, strict=True)
             )
-            shape = self._shapes[keys] = Shape(keys, spots)
+            self._count += 1
+            shape = self._shapes[keys] = Shape(keys, spots, self._count)
+            self._file(shape)
         shape.jobs += 1
         return shape
 
@@ -92,6 +135,23 @@ class Shapes:
         shape.jobs -= 1
         if shape.jobs == 0:
             del self._shapes[shape.key]
+            key = _family_key(shape)
+            if key is None:
+                del self.others[shape]
+            else:
+                self.families[key].remove(shape)
+
+    def _file(self, shape: Shape) -> None:
+        key = _family_key(shape)
+        if key is None:
+            self.others[shape] = None
+            return
+        family = self.families.get(key)
+        if family is None:
+            ask = shape.spots[0].ask
+            (kind,) = ask.bytes_by_kind
+            family = self.families[key] = Family(ask, kind)
+        family.add(shape)
 
     def set_pool(self, devices: Iterable[SharedDevice]) -> bool:
         """Weigh everything anew when the sorts of devices have changed; whether they have."""
@@ -120,6 +180,13 @@ class Shapes:
             )
             spot = self._spots[key] = Spot(ask, self._variants)
         return spot
+
+
+def _family_key(shape: Shape) -> object | None:
+    ask = shape.spots[0].ask if len(shape.spots) == 1 else None
+    if ask is None or len(ask.bytes_by_kind) != 1:
+        return None
+    return *ask.bytes_by_kind, ask.replicas, ask.same_node, ask.exclusive, ask.device_types
 
 
 def _keyed(shape: Shape) -> Iterable[tuple[object, Spot]]:
