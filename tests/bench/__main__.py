@@ -11,6 +11,8 @@ BENCHMARKS = (
     ("tests.bench.followers",),
     ("tests.bench.calibration_replay",),
     ("tests.bench.learned_estimates",),
+    ("tests.bench.scheduler_scale",),
+    ("tests.bench.scheduler_scale", "--devices", "64", "--queued", "1000", "--teams", "10"),
 )
 
 

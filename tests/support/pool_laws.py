@@ -13,6 +13,7 @@ def assert_lawful(pool: Pool, decision: Decision) -> None:
     _assert_no_device_overflows(pool, decision)
     _assert_limits_hold(pool, decision)
     _assert_victims_may_be_asked(pool, decision)
+    _assert_nobody_leaves_in_vain(pool, decision)
     _assert_pins_are_possible(pool, decision)
 
 
@@ -81,6 +82,28 @@ def _assert_victims_may_be_asked(pool: Pool, decision: Decision) -> None:
             assert starter.team_id != victim.team_id
         else:
             assert victim.checkpointable
+
+
+def _assert_nobody_leaves_in_vain(pool: Pool, decision: Decision) -> None:
+    """Each victim has bytes on a device that the starter could not do without, unless it is about a ceiling."""
+    starts = [hold for start in decision.starts for hold in start.holds]
+    asked = {each.job_id: each.for_job_id for each in decision.preemptions if each.for_job_id is not None}
+    for job_id, starter_id in asked.items():
+        victim, starter = pool.running[job_id], pool.queued[starter_id]
+        if victim.team_id == starter.team_id and pool.teams[starter.team_id].ceiling_micros is not None:
+            continue
+        others = {other for other, for_id in asked.items() if for_id == starter_id and other != job_id}
+        needed_on = {lock.device_id: lock.bytes for lock in decision.locks if lock.job_id == starter_id}
+        is_needed = []
+        for hold in victim.holds:
+            free = pool.devices[hold.device_id].usable_bytes - taken_bytes(pool, decision, hold.device_id)
+            free -= sum(start.bytes for start in starts if start.device_id == hold.device_id)
+            free += sum(
+                left.bytes for other in others for left in pool.running[other].holds if left.device_id == hold.device_id
+            )
+            is_needed.append(free < needed_on.get(hold.device_id, 0))
+        locked_by_others = any(lock.job_id != starter_id and lock.device_id in needed_on for lock in decision.locks)
+        assert any(is_needed) or locked_by_others
 
 
 def _assert_pins_are_possible(pool: Pool, decision: Decision) -> None:

@@ -27,6 +27,9 @@ class Level(IntEnum):
     IDLE = 4
 
 
+CLASS_RANKS: Mapping[PriorityClass, int] = {PriorityClass.URGENT: 0, PriorityClass.NORMAL: 1, PriorityClass.IDLE: 2}
+"""Lower is better."""
+
 WITHIN_LEVELS = frozenset({Level.URGENT, Level.WITHIN, Level.IDLE_WITHIN})
 IDLE_LEVELS = frozenset({Level.IDLE_WITHIN, Level.IDLE})
 

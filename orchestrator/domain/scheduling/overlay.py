@@ -78,16 +78,25 @@ class Overlay:
         return {**pinned, **self._lock_bytes.get(job_id, {})}
 
     def departures(self, device_id: str) -> list[tuple[float, int]]:
-        """When bytes of the device were expected to come free, soonest first: (moment, bytes)."""
+        """When bytes of the device are expected to come free, soonest first: (moment, bytes)."""
         found = self._state.departures(device_id)
         started = self._started_on.get(device_id)
-        return found if started is None else sorted([*found, *started])
+        if started is not None:
+            found = [*found, *started]
+        elif not found or found[0][0] >= self._now:
+            return found
+        return sorted((late_end(at, self._now), size_bytes) for at, size_bytes in found)
 
     def end_of(self, job_id: str) -> float:
         """When a running job is expected to be gone; now, when it is late."""
-        return max(expected_departure(self._state.running[job_id]), self._now)
+        return late_end(expected_departure(self._state.running[job_id]), self._now)
 
     def free_at(self, device_id: str, moment: float) -> int:
         """The bytes expected to be free at that moment if nothing more starts."""
         free = self._rooms.devices[device_id].free_bytes
-        return free + sum(size for at, size in self.departures(device_id) if max(at, self._now) <= moment)
+        return free + sum(size for at, size in self.departures(device_id) if at <= moment)
+
+
+def late_end(expected_at: float, now: float) -> float:
+    """A job that is late is taken to be as late again: otherwise it would always be the next to end."""
+    return expected_at if expected_at >= now else now + (now - expected_at)

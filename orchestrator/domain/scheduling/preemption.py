@@ -9,17 +9,14 @@ Nobody is asked who started less than the minimum run time ago, has no checkpoin
 too often of late.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
 from orchestrator.domain.scheduling.actions import PreemptionRule
 from orchestrator.domain.scheduling.facts import PriorityClass, Rules, RunningJob
-from orchestrator.domain.scheduling.order import WITHIN_LEVELS, Level
+from orchestrator.domain.scheduling.order import CLASS_RANKS, WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.tallies import Tally, TallyOf
 from orchestrator.domain.scheduling.turns import Turns
-
-CLASS_RANKS: Mapping[PriorityClass, int] = {PriorityClass.URGENT: 0, PriorityClass.NORMAL: 1, PriorityClass.IDLE: 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

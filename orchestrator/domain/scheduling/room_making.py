@@ -10,8 +10,8 @@ from orchestrator.domain.scheduling.evictions import Eviction
 from orchestrator.domain.scheduling.facts import Footprint, Lock, PriorityClass
 from orchestrator.domain.scheduling.hunts import Hunt
 from orchestrator.domain.scheduling.lines import Waiting
-from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.preemption import CLASS_RANKS, Starter, is_exempt
+from orchestrator.domain.scheduling.order import CLASS_RANKS, IDLE_LEVELS, WITHIN_LEVELS, Level
+from orchestrator.domain.scheduling.preemption import Starter, is_exempt
 from orchestrator.domain.scheduling.rooms import Ask
 from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.sharing import goes_first
@@ -55,17 +55,22 @@ class RoomMaking:
         team_id = book.terms.team_id
         hopeful = self._hopeful.get(key)
         if hopeful is None:
-            hopeful = self._hopeful[key] = {shape for shape in self._found.state.shapes if shape.least_rate is not None}
-            if level not in WITHIN_LEVELS:
-                self._drop_hopeless(hopeful, self._hunt(key, team_id, priority_class, level, turn))
+            if level in WITHIN_LEVELS:
+                hopeful = {shape for shape in self._found.state.shapes if shape.least_rate is not None}
+            else:
+                hopeful = self._find_hopeful(self._hunt(key, team_id, priority_class, level, turn))
+            self._hopeful[key] = hopeful
         return hopeful
 
-    def _drop_hopeless(self, hopeful: set[Shape], hunt: Hunt) -> None:
+    def _find_hopeful(self, hunt: Hunt) -> set[Shape]:
         """Borrowers have few victims and many shapes, so all victims are found first."""
-        hunt.load_all()
-        for shape in list(hopeful):
-            if not any(spot.rates and hunt.may_hold(spot.ask) for spot in shape.spots):
-                hopeful.discard(shape)
+        most, shapes = hunt.load_all(), self._found.state.shapes
+        hopeful = {
+            shape for shape in shapes.others if any(spot.rates and hunt.may_hold(spot.ask) for spot in shape.spots)
+        }
+        for family in shapes.families.values():
+            hopeful.update(family.fitting(most))
+        return hopeful
 
     def has_own(self, book: TeamBook, priority_class: PriorityClass) -> bool:
         """Whether the team itself runs something of a lower class."""
@@ -185,7 +190,7 @@ class RoomMaking:
         """Room may also be made on devices that holders pinned whom this job does not have to respect."""
         found = self._found
         ask = found.ask_of(waiting, spot, types)
-        pinned = {d: 0 for d, pin in found.overlay.pinned.items() if goes_first(found.state, pin, level)}
+        pinned = {d: 0 for d, pin in found.overlay.pinned.items() if goes_first(found.state, pin, waiting, level)}
         return replace(ask, offers={**pinned, **ask.offers}) if pinned else ask
 
     def _evict(self, waiting: Waiting, way: tuple[Spot, Footprint], eviction: Eviction) -> None:

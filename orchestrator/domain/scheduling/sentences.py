@@ -53,7 +53,7 @@ def _listed(ids: list[str]) -> str:
 
 
 def _no_device(facts: Facts) -> str:
-    where = f"of type {_listed(facts['device_types'])}" if facts["device_types"] else "of the pool"
+    where = f"of type {_listed(facts['device_types'])}" if facts["device_types"] else "in the pool"
     if facts["bytes"] is None or not facts["devices"]:
         return f"No device {where} can run it now."
     if facts["bytes"] > facts["largest_bytes"]:
@@ -61,7 +61,7 @@ def _no_device(facts: Facts) -> str:
         return f"It needs {gibibytes(facts['bytes'])} on one device; the largest {where} has {largest}."
     together = "on one node" if facts["same_node"] else "of one type"
     count = facts["replicas"]
-    return f"It needs {count} devices of {gibibytes(facts['bytes'])} {together}; there are never that many {where}."
+    return f"It needs {count} devices of {gibibytes(facts['bytes'])} {together}; there are not that many {where}."
 
 
 def _over_ceiling(facts: Facts) -> str:
@@ -100,7 +100,7 @@ def _no_room(facts: Facts) -> str:
 _WAITS: Mapping[WaitCode, Callable[[Facts], str]] = {
     WaitCode.HELD: lambda _: "It is held until somebody releases it.",
     WaitCode.NOT_BEFORE: lambda facts: f"It may not start before {moment(facts['at'])}.",
-    WaitCode.ARRAY_LIMIT: lambda facts: f"{facts['limit']} jobs of its array run already, which is the limit.",
+    WaitCode.ARRAY_LIMIT: lambda facts: f"Its array runs at most {facts['limit']} at once, and as many run.",
     WaitCode.NO_DEVICE: _no_device,
     WaitCode.OVER_CEILING: _over_ceiling,
     WaitCode.OVER_BUDGET: _over_budget,

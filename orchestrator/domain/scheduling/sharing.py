@@ -2,7 +2,7 @@
 
 from orchestrator.domain.scheduling.facts import Footprint, Pin, PriorityClass
 from orchestrator.domain.scheduling.lines import Waiting
-from orchestrator.domain.scheduling.order import IDLE_LEVELS, WITHIN_LEVELS, Level
+from orchestrator.domain.scheduling.order import CLASS_RANKS, IDLE_LEVELS, WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.overlay import Overlay
 from orchestrator.domain.scheduling.shapes import Spot
 from orchestrator.domain.scheduling.state import State
@@ -23,7 +23,11 @@ def may_share_pinned(
         if needed is None or needed > room.free_bytes:
             continue
         seconds = by_type(footprint.seconds_by_type, room.device_type, float("inf"))
-        if now + seconds <= pin.at or goes_first(state, pin, level) or _gives_way(state, waiting, pin, level, now):
+        if (
+            now + seconds <= pin.at
+            or goes_first(state, pin, waiting, level)
+            or _gives_way(state, waiting, pin, level, now)
+        ):
             offers[device_id] = 0
         else:
             spare = overlay.free_at(device_id, pin.at) - pin.bytes
@@ -32,9 +36,12 @@ def may_share_pinned(
     return offers
 
 
-def goes_first(state: State, pin: Pin, level: Level) -> bool:
-    """Jobs within their team's guarantee are not held up by a holder that would borrow."""
+def goes_first(state: State, pin: Pin, waiting: Waiting, level: Level) -> bool:
+    """Whether the job is not held up by the holder: it is within its guarantee and the holder would borrow, or it has a
+    better class in the same team."""
     holder = state.waiting[pin.job_id]
+    if holder.job.team_id == waiting.job.team_id:
+        return CLASS_RANKS[waiting.job.priority_class] < CLASS_RANKS[holder.job.priority_class]
     book = state.books[holder.job.team_id]
     borrows = book.rate_micros + (holder.shape.least_rate or 0) > book.terms.guarantee_micros
     return borrows and level in WITHIN_LEVELS and level not in IDLE_LEVELS
