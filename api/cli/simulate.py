@@ -21,21 +21,22 @@ from orchestrator.simulation.whatif import Outcome, TeamOutcome, simulate
 from orchestrator.simulation.workload import SimulatedJob
 
 HISTORY = "history"
+USUAL_LOAD, SEED = 0.75, 42
 COLUMNS = ("POOL", "TEAM", "JOBS ", "MEAN WAIT ", "95 % WITHIN ", "WORST ", "DEVICE HOURS ")
 
 
 def simulate_pool(
     *,
     pool: Annotated[Path, typer.Option(help="The pool, its teams and rules, as YAML.", exists=True, dir_okay=False)],
-    trace: Annotated[str, typer.Option(help="`history`, `synthetic`, or a file: openb or Philly CSV, JSON lines.")],
+    trace: Annotated[
+        str, typer.Option(help="`history`, `synthetic[:LOAD]`, or a file: openb or Philly CSV, JSON lines.")
+    ],
     change: Annotated[
         list[str] | None, typer.Option(help="What differs in the second pool, as `devices.g24.count=+4`; repeatable.")
     ] = None,
     against: Annotated[Path | None, typer.Option(help="Another pool file to compare with.", exists=True)] = None,
     days: Annotated[int, typer.Option(help="How far back `history` goes.", min=1, max=365)] = 30,
     jobs: Annotated[int, typer.Option(help="How many jobs `synthetic` has.", min=1, max=100_000)] = 1_000,
-    load: Annotated[float, typer.Option(help="The share of memory that `synthetic` asks for.", min=0.01)] = 0.75,
-    seed: Annotated[int, typer.Option(help="For `synthetic`.")] = 42,
     as_json: JsonOption = False,
 ) -> None:
     """Run a workload through the scheduler on a virtual clock, and compare pools, teams and rules."""
@@ -43,8 +44,8 @@ def simulate_pool(
         pools = _pools(pool, change or [], against)
         if trace == HISTORY:
             workload = _history(days)
-        elif trace == SYNTHETIC:
-            workload = synthetic(pools[0][1].devices, count=jobs, load=load, seed=seed)
+        elif trace.partition(":")[0] == SYNTHETIC:
+            workload = synthetic(pools[0][1].devices, count=jobs, load=_load(trace), seed=SEED)
         else:
             workload = read_workload(Path(trace), pools[0][1].devices)
         outcomes = [simulate(name, each, workload) for name, each in pools]
@@ -64,6 +65,18 @@ def _pools(path: Path, changes: list[str], against: Path | None) -> list[tuple[s
     if against is not None:
         found.append((against.stem, read_pool(against)))
     return found
+
+
+def _load(trace: str) -> float:
+    """The share of the pool's memory that `synthetic:LOAD` asks for."""
+    _, is_given, text = trace.partition(":")
+    try:
+        load = float(text) if is_given else USUAL_LOAD
+    except ValueError as error:
+        raise CommandError(f"{text!r} in {trace!r} is not a load such as 0.75") from error
+    if not 0 < load <= 100:
+        raise CommandError(f"a load of {load:g} cannot be simulated")
+    return load
 
 
 def _history(days: int) -> tuple[SimulatedJob, ...]:

@@ -117,6 +117,7 @@ def choose_speeds(
 ) -> dict[DeviceKind, DeviceSpeed]:
     """How fast each kind of device is: of several types among `rooms` the one whose times are known best, as in
     `merge_calibrations`; the catalogue's for a kind that is not there."""
+
     def known(name: str) -> tuple[int, int]:
         taught = found.get(name, UNCALIBRATED)
         return taught.time_runs, taught.related_runs

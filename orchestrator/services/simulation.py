@@ -23,7 +23,7 @@ class History:
             return merge_attempts(history.list_ended(tx, tx.now() - timedelta(days=days)))
 
 
-def merge_attempts(rows: Iterable[Mapping[str, Any]]) -> list[PastJob]:
+def merge_attempts(rows: Iterable[Mapping[Any, Any]]) -> list[PastJob]:
     """One job for all rows of it, which follow each other: the time of all attempts, the room of the last."""
     found = []
     for job_id, group in groupby(rows, key=lambda row: row["job_id"]):

@@ -111,7 +111,7 @@ class Simulation:
         """Pool, teams and jobs as the scheduler sees them now."""
         jobs = Jobs(
             queued=tuple(each.as_queued() for each in self._waiting.values()),
-            running=tuple(each.running for each in self._running.values()),
+            running=tuple(each.as_running(self.now) for each in self._running.values()),
             locks=self._moment[1],
             pins=self._moment[0],
         )

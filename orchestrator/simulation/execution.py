@@ -27,6 +27,7 @@ class Execution:
         self._preempted_at = job.queued.preempted_at
         self._overhead = 0.0
         self._full_seconds = 0.0
+        self._told_seconds = 0.0
         self._counted_at = 0.0
         self._running: RunningJob | None = None
         self.ends_at = 0.0
@@ -63,7 +64,8 @@ class Execution:
         device_type = devices[start.holds[0].device_id].device_type
         told = start.footprint.seconds_by_type
         self._overhead = self._timing.resume_seconds if self.record.intervals else 0.0
-        estimate = told.get(device_type, told.get(ANY_TYPE, 0.0)) + self._overhead
+        left = told.get(device_type, told.get(ANY_TYPE, 0.0))
+        self._told_seconds = left / max(1.0 - self._done, _LEAST_LEFT)
         self._begin(self._job.seconds_on(device_type, start.footprint.name), start.rate_micros, now)
         self._running = RunningJob(
             job_id=job.job_id,
@@ -72,7 +74,7 @@ class Execution:
             priority_class=start.runs_as,
             holds=start.holds,
             started_at=now,
-            expected_end_at=now + estimate,
+            expected_end_at=now + self._overhead + left,
             saved_at=now,
             priority=job.priority,
             queued_at=job.queued_at,
@@ -112,7 +114,15 @@ class Execution:
         """A checkpoint holds everything up to now."""
         self._advance(now)
         self._saved = self._done
-        self._running = replace(self.running, saved_at=now)
+        self._running = replace(self.as_running(now), saved_at=now)
+
+    def as_running(self, now: float) -> RunningJob:
+        """The facts of the job as it runs. What is left of it is known as well as all of it was: by its progress."""
+        if self._told_seconds == 0.0 or self.running.is_stopping:
+            return self.running
+        self._advance(now)
+        left = max(1.0 - self._done, 0.0) * self._told_seconds
+        return replace(self.running, expected_end_at=now + self._overhead + left)
 
     def ask_to_stop(self, preemption: Preempt, now: float) -> None:
         """It is to make room."""

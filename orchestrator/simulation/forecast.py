@@ -1,10 +1,12 @@
 """When each waiting job will start: the same decision run forward on a virtual clock, with durations as estimated.
 
-Nothing new arrives in a forecast and nothing fails, so it says what follows from what is known. The work is bounded: at
-most `most_passes` decisions, after which jobs that have not started have no estimate.
+Others will come and some of them will go ahead, so a forecast without arrivals is too early. What came lately is taken
+to come again (`repeat_arrivals`). The work is bounded: at most `most_passes` decisions, after which jobs that have not
+started have no estimate.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from orchestrator.domain.scheduling.decide import Jobs
 from orchestrator.domain.scheduling.facts import Footprint, QueuedJob, Rules, RunningJob, SharedDevice, TeamTerms
@@ -12,7 +14,7 @@ from orchestrator.domain.scheduling.planner import Planner
 from orchestrator.simulation.engine import Simulation
 from orchestrator.simulation.workload import ANY_TYPE, SimulatedJob, Timing
 
-MOST_PASSES = 500
+MOST_PASSES = 1_000
 _LATE_SHARE = 0.1
 _LATE_SECONDS = 60.0
 
@@ -24,9 +26,13 @@ def forecast_starts(
     now: float,
     *,
     rules: Rules | None = None,
+    arrivals: Iterable[QueuedJob] = (),
     most_passes: int = MOST_PASSES,
 ) -> dict[str, float]:
-    """The expected moment of start (POSIX seconds) of each queued job that starts within the bound."""
+    """The expected moment of start (POSIX seconds) of each queued job that starts within the bound.
+
+    `arrivals` are jobs that are expected to come, at their `queued_at`.
+    """
     rules = rules or Rules()
     timing = Timing(checkpoint_seconds=float("inf"), tick_seconds=max(rules.pin_after_seconds, 60.0))
     simulation = Simulation(
@@ -37,6 +43,7 @@ def forecast_starts(
     queued = list(jobs.queued)
     for job in queued:
         simulation.add_waiting(SimulatedJob(queued=job))
+    simulation.add(SimulatedJob(queued=job) for job in arrivals)
     simulation.take_over(jobs.locks, jobs.pins)
     records = simulation.run_until_started([job.job_id for job in queued], most_passes=most_passes)
     return {
@@ -44,6 +51,23 @@ def forecast_starts(
         for job in queued
         if records.jobs[job.job_id].intervals
     }
+
+
+def repeat_arrivals(recent: Iterable[QueuedJob], now: float, *, window_seconds: float, times: int) -> list[QueuedJob]:
+    """The jobs that came within the window before now, coming again at the same distance, so many times over."""
+    came = [job for job in recent if now - window_seconds < job.queued_at <= now]
+    return [
+        replace(
+            job,
+            job_id=f"{job.job_id}+{number}",
+            queued_at=job.queued_at + number * window_seconds,
+            rank=None,
+            preempted_at=(),
+            attained_seconds=0.0,
+        )
+        for number in range(1, times + 1)
+        for job in came
+    ]
 
 
 def _remainder(running: RunningJob, now: float) -> SimulatedJob:

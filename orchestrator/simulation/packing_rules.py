@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from orchestrator.simulation.openb import TaskShape
+from orchestrator.simulation.openb import WHOLE_MILLI, TaskShape
 from orchestrator.simulation.packing_cluster import Bools, Cluster, Ints, Place
 from orchestrator.simulation.packing_fragments import FragmentationScore
 
@@ -83,7 +83,12 @@ class ScoredRule:
 
 
 class TightestHole:
-    """The default rule: the hole that is tightest once the task is in it, then the fullest node."""
+    """The default rule: the hole that is tightest once the task is in it, then the fullest node.
+
+    Where hosts play a part, shares of a device take the first node among equals instead, since many shares on one node
+    use up the CPU that its other devices need: 94.5 against 94.2 per cent allocated on the default list, 93.2 against
+    92.9 on gpushare40 (2026-11-25). Production's devices have no hosts to run out of.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -94,7 +99,9 @@ class TightestHole:
             free = self._cluster.free[nodes]
             ordered = np.sort(np.where(free >= shape.gpu_milli, free, NEVER), axis=1)
             hole = ordered[:, shape.gpus - 1] - shape.gpu_milli
-        return np.asarray(hole * 1_000_000 + self._cluster.free_gpu[nodes], dtype=np.int64)
+        is_share = shape.gpus == 1 and shape.gpu_milli < WHOLE_MILLI
+        ties = 0 if is_share and self._cluster.has_hosts else self._cluster.free_gpu[nodes]
+        return np.asarray(hole * 1_000_000 + ties, dtype=np.int64)
 
     def slot(self, shape: TaskShape, node: int) -> int:
         return _tightest_slot(self._cluster, shape, node)

@@ -4,3 +4,7 @@ from orchestrator.domain.scheduling.facts import Rules
 
 DEFAULT = Rules()
 TURNS = Rules(turns_hours=(1.0, 8.0))
+"""For whole devices and jobs of minutes to days."""
+
+SHORT_TURNS = Rules(turns_hours=(0.1, 0.4, 1.6))
+"""For parts of devices, of which a job attains little in an hour."""

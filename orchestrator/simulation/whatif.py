@@ -59,13 +59,12 @@ def simulate(name: str, pool: PoolFile, jobs: Sequence[SimulatedJob]) -> Outcome
     done = records.done()
     used = sum(sum(hour.had.values()) for hour in hours(records).values())
     weight = sum(device.weight_micros for device in pool.devices) / 1e6
+    team_ids = sorted({job.team_id for job in done})
     length = max(records.ended_at - starts_at, 1.0)
     return Outcome(
         name=name,
         all=_outcome("all", done),
-        teams=tuple(
-            _outcome(team, [j for j in done if j.team_id == team]) for team in sorted({j.team_id for j in done})
-        ),
+        teams=tuple(_outcome(team, [j for j in done if j.team_id == team]) for team in team_ids),
         preemptions=sum(len(job.preemptions) for job in records.jobs.values()),
         lost_device_hours=sum(job.lost_device_seconds for job in records.jobs.values()) / 3600,
         used_percent=100 * used / max(weight * length, 1e-9),

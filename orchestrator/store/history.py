@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from orchestrator.store.session import ReadTx
 from orchestrator.store.tables.accounts import teams
@@ -15,7 +15,10 @@ MOST_ATTEMPTS = 50_000
 
 
 def list_ended(tx: ReadTx, since: datetime, limit: int = MOST_ATTEMPTS) -> list[dict[str, Any]]:
-    """Attempts that had a device and ended, of jobs queued since then, by job and number; at most `limit`."""
+    """Attempts that had a device and ended, of jobs queued since then, by job and number; at most `limit`.
+
+    A device that is not known any more is taken for a GPU.
+    """
     query = (
         select(
             jobs.c.job_id,
@@ -23,7 +26,7 @@ def list_ended(tx: ReadTx, since: datetime, limit: int = MOST_ATTEMPTS) -> list[
             jobs.c.created_by.label("created_by"),
             jobs.c.priority,
             jobs.c.queued_at,
-            devices.c.kind,
+            func.coalesce(devices.c.kind, "cuda").label("kind"),
             attempts.c.device_type,
             attempts.c.reserved_bytes,
             attempts.c.started_at,
@@ -31,7 +34,7 @@ def list_ended(tx: ReadTx, since: datetime, limit: int = MOST_ATTEMPTS) -> list[
         )
         .join(attempts, attempts.c.job_id == jobs.c.job_id)
         .join(teams, teams.c.team_id == jobs.c.team_id)
-        .join(devices, devices.c.device_id == attempts.c.device_id)
+        .outerjoin(devices, devices.c.device_id == attempts.c.device_id)
         .where(jobs.c.queued_at >= since, attempts.c.started_at.is_not(None), attempts.c.ended_at.is_not(None))
         .order_by(jobs.c.queued_at, jobs.c.job_id, attempts.c.number)
         .limit(limit)

@@ -14,6 +14,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from random import Random
 
 from orchestrator.domain.priority import PriorityClass
@@ -47,7 +48,7 @@ class Bench:
         self.planner = Planner()
         self.queued: dict[str, QueuedJob] = {}
         self.running: dict[str, RunningJob] = {}
-        self.ids: list[str] = []
+        self.ends: list[tuple[float, str]] = []
         self.count = 0
 
     def build(self) -> None:
@@ -80,20 +81,28 @@ class Bench:
         self.planner.drop_queued(job_id)
 
     def finish(self) -> None:
-        """One running job ends."""
-        at = self.random.randrange(len(self.ids))
-        job_id = self.ids[at]
-        self.ids[at] = self.ids[-1]
-        self.ids.pop()
+        """The job that was expected to end next ends, at that moment."""
+        while True:
+            at, job_id = heappop(self.ends)
+            if job_id in self.running:
+                break
+        self.now = max(self.now, at)
         del self.running[job_id]
         self.planner.drop_running(job_id)
+
+    def finish_until(self, moment: float) -> None:
+        """All jobs that are expected to end by then end."""
+        while self.ends and self.ends[0][0] <= moment:
+            _, job_id = heappop(self.ends)
+            if self.running.pop(job_id, None) is not None:
+                self.planner.drop_running(job_id)
+        self.now = moment
 
     def apply(self, decision: Decision) -> None:
         for start in decision.starts:
             self._start(start)
         for each in decision.preemptions:
             del self.running[each.job_id]
-            self.ids.remove(each.job_id)
             self.planner.drop_running(each.job_id)
         self.planner.set_pins(decision.pins)
         self.planner.set_locks(decision.locks)
@@ -150,7 +159,7 @@ class Bench:
             queued_at=job.queued_at,
         )
         self.running[job.job_id] = running
-        self.ids.append(job.job_id)
+        heappush(self.ends, (running.expected_end_at, job.job_id))
         self.planner.put_running(running)
 
 
@@ -184,7 +193,6 @@ def measure(size: Size, seed: int) -> dict[str, float]:
     seconds, cpu_seconds, starts = [], [], 0
     events: tuple[Callable[[], None], ...] = (bench.finish, bench.finish, bench.submit, bench.cancel)
     for number in range(size.events):
-        bench.now += bench.random.uniform(0.5, 5)
         events[number % len(events)]()
         taken, cpu_taken, decision = bench.decide()
         seconds.append(taken)
@@ -209,9 +217,11 @@ def measure(size: Size, seed: int) -> dict[str, float]:
 
 
 def _settle(bench: Bench) -> None:
-    """A few passes over the next hour, so that runs are past their first minutes and holders are found."""
+    """A pass each quarter of an hour for an hour, with the jobs that end and come meanwhile: a pool at work."""
     for _ in range(4):
-        bench.now += 900
+        bench.finish_until(bench.now + 900)
+        while len(bench.queued) < bench.size.queued:
+            bench.submit()
         bench.apply(bench.decide()[2])
 
 

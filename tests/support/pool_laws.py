@@ -86,7 +86,7 @@ def _assert_victims_may_be_asked(pool: Pool, decision: Decision) -> None:
 
 
 def _assert_nobody_leaves_in_vain(pool: Pool, decision: Decision) -> None:
-    """Each victim has bytes on a device that the starter could not do without, unless it is about its ceiling."""
+    """Each victim has bytes on a device that the starter could not do without, unless it is about a ceiling."""
     starts = [hold for start in decision.starts for hold in start.holds]
     asked = {each.job_id: each.for_job_id for each in decision.preemptions if each.for_job_id is not None}
     for job_id, starter_id in asked.items():

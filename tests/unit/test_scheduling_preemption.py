@@ -197,6 +197,7 @@ def test_the_preempted_job_does_not_come_back_for_its_place() -> None:
 def test_a_team_at_its_ceiling_makes_room_among_its_own() -> None:
     pool = _pool(team("a", ceiling_micros=1_000_000), team("b"))
     _runs(pool, "idle", 24, 0, team_id="a", priority_class=PriorityClass.IDLE)
+    _runs(pool, "idle of others", 24, 1, priority_class=PriorityClass.IDLE, saved_at=NOW)
     pool.submit(queued("normal", 24))
     assert _asked(pool) == [("idle", "class", "normal")]
 

@@ -1,9 +1,13 @@
 """Traces and pools from files: what is read, and what is refused with a word about where."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from api.cli.main import app
+from api.cli.simulate import plot_waiting
 from orchestrator.simulation.history import parse_past
 from orchestrator.simulation.openb import TraceError, read_nodes, read_tasks
 from orchestrator.simulation.philly import as_workload, read_jobs
@@ -103,3 +107,33 @@ def test_more_devices_mean_less_waiting(tmp_path: Path) -> None:
     assert few.impossible > many.impossible
     assert sum(team.jobs for team in few.teams) == few.all.jobs
     assert sum(few.waiting_by_hour) == pytest.approx(few.all.mean_wait_hours * few.all.jobs, rel=0.01)
+
+
+def test_the_command_compares_two_pools() -> None:
+    done = CliRunner().invoke(
+        app,
+        [
+            "simulate",
+            "--pool",
+            str(ROOT / "examples" / "pool.yaml"),
+            "--trace",
+            "synthetic:2.0",
+            "--jobs",
+            "40",
+            "--change",
+            "devices.l4.count=+4",
+            "--json",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    first, second = json.loads(done.output)
+    assert first["all"]["jobs"] == second["all"]["jobs"] == 40
+    assert second["name"] == "devices.l4.count=+4"
+
+
+def test_the_plot_has_a_line_for_each_pool(tmp_path: Path) -> None:
+    pool = parse_pool(POOL)
+    jobs = read_workload(write_philly(tmp_path, days=1, per_day=30), pool.devices)
+    drawn = plot_waiting([simulate("one", pool, jobs), simulate("two", pool, jobs)], width=80)
+    assert "one" in drawn
+    assert "two" in drawn

@@ -15,6 +15,8 @@ from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.state import State
 from orchestrator.domain.scheduling.tallies import Tally, allowed_types, has_means
 
+_FAILURES_TOGETHER = 32
+
 
 class Pass:
     """`alive` are the shapes that may still fit somewhere; it only shrinks until room is given back (`has_grown`).
@@ -36,6 +38,7 @@ class Pass:
         self.alive: set[Shape] = set()
         self.full: set[tuple[Spot, frozenset[str] | None]] = set()
         self.has_grown = False
+        self._failures = 0
         self._most: dict[int, dict[BinKey, int]] = {}
         self._tallies: dict[str, Tally] = {}
         self._taken: list[Waiting] = []
@@ -56,21 +59,43 @@ class Pass:
         """Find out which shapes may fit, on the rooms as they are now."""
         self.full.clear()
         self.has_grown = False
+        self._failures = 0
+        self.alive = self._find_alive()
+
+    def _find_alive(self) -> set[Shape]:
         self._most.clear()
-        self.alive = {
+        pinned = self._most_pinned()
+        alive = {
             shape
-            for shape in self.state.shapes
+            for shape in self.state.shapes.others
             if any(self._may_fit(spot) or self.has_pinned_room(spot) for spot in shape.spots)
         }
+        for family in self.state.shapes.families.values():
+            most = self._most_free(1 if family.is_loose else family.ask.replicas)
+            either = {key: max(free, pinned.get(key, -1)) for key, free in most.items()} if pinned else most
+            alive.update(family.fitting({**pinned, **either}))
+        return alive
+
+    def _most_pinned(self) -> dict[BinKey, int]:
+        """By bin, the most bytes that a pinned device has free."""
+        most: dict[BinKey, int] = {}
+        for device_id in self.overlay.pinned:
+            room = self.state.rooms.devices[device_id]
+            key = (room.usable_bytes, room.device_type, room.kind)
+            most[key] = max(most.get(key, -1), room.free_bytes)
+        return most
+
+    def _most_free(self, replicas: int) -> dict[BinKey, int]:
+        most = self._most.get(replicas)
+        if most is None:
+            most = self._most[replicas] = self.state.rooms.most_free(replicas)
+        return most
 
     def _may_fit(self, spot: Spot) -> bool:
         """Whether open devices may hold the spot; False is certain, True leaves a gang's details to be seen."""
         ask = spot.ask
         is_loose = ask.replicas > 1 and (ask.exclusive or not ask.same_node)
-        replicas = 1 if is_loose else ask.replicas
-        most = self._most.get(replicas)
-        if most is None:
-            most = self._most[replicas] = self.state.rooms.most_free(replicas)
+        most = self._most_free(1 if is_loose else ask.replicas)
         if is_loose:
             return any(most.get(key, -1) >= ask.bytes_by_kind[key[2]] for key, _ in spot.needs)
         return any(most.get(key, -1) >= needed for key, needed in spot.needs)
@@ -86,9 +111,16 @@ class Pass:
         return False
 
     def note_failure(self, shape: Shape) -> None:
-        """Drop the shape from those alive once none of its spots has a device left, whoever asks."""
+        """Drop the shape from those alive once none of its spots has a device left, whoever asks.
+
+        Where one has failed others often would too, so now and then all are looked at together.
+        """
         if all((spot, None) in self.full and not self.has_pinned_room(spot) for spot in shape.spots if spot.rates):
             self.alive.discard(shape)
+        self._failures += 1
+        if self._failures == _FAILURES_TOGETHER:
+            self._failures = 0
+            self.alive &= self._find_alive()
 
     def tally(self, team_id: str) -> Tally:
         """The team's figures, as this pass has changed them."""

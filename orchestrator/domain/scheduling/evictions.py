@@ -73,8 +73,10 @@ def _clear(
     if len(rooms) < ask.replicas:
         return None
     clearing = _Clearing(rooms, starter, ask, tally_of)
-    relevant = scope if starter.over_micros <= 0 else None
-    candidates = _victims_of(relevant, victims_on)
+    if starter.over_micros > 0:
+        candidates = [each for each in _victims_of(None, victims_on) if each.job.team_id == starter.team_id]
+    else:
+        candidates = _victims_of(scope, victims_on)
     for beginning in range(min(len(candidates), _MOST_BEGINNINGS)):
         taken = clearing.take(candidates[beginning:])
         if taken:

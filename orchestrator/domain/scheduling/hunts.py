@@ -43,26 +43,27 @@ class Hunt:
             eviction = self._choose_around(starter, ask, self._load(block))
         return eviction
 
-    def load_all(self) -> None:
-        """Find all victims at once."""
+    def load_all(self) -> dict[BinKey, int]:
+        """Find all victims at once. By bin, the most bytes that a device would have if all of them left."""
         for block in self._blocks:
             self._load(block)
-        self._weigh()
+        return self._weigh()
 
     def may_hold(self, ask: Ask) -> bool:
         """Whether some device would have the bytes for one replica if all victims left. Needs `load_all`."""
         assert self._potential is not None
         return any(needed <= most for key, most in self._potential.items() if (needed := ask.needs_in(key)) is not None)
 
-    def _weigh(self) -> None:
+    def _weigh(self) -> dict[BinKey, int]:
         if self._potential is not None:
-            return
+            return self._potential
         self._potential = {}
         for device_id, size_bytes in self._bytes_on.items():
             room = self._found.state.rooms.devices.get(device_id)
             if room is not None:
                 key = (room.usable_bytes, room.device_type, room.kind)
                 self._potential[key] = max(self._potential.get(key, 0), room.free_bytes + size_bytes)
+        return self._potential
 
     def _choose_around(self, starter: Starter, ask: Ask, device_ids: list[str]) -> Eviction | None:
         rooms = self._found.state.rooms

@@ -40,8 +40,8 @@ class Overlay:
             self._started_on.setdefault(hold.device_id, []).append((ends_at, hold.bytes))
 
     def lock(self, job_id: str, locks: tuple[Lock, ...], leaving: Iterable[RunningJob]) -> None:
-        """Put locks in force. What `leaving` jobs still occupy there, or others left and did not give back yet, comes to
-        the job by itself."""
+        """Put locks in force. What `leaving` jobs still occupy there, or others left and did not give back yet, comes
+        to the job by itself."""
         self.locks[job_id] = locks
         going: dict[str, int] = {}
         for job in leaving:

@@ -42,13 +42,22 @@ def find_pins(job_id: str, ask: Ask, rooms: Rooms, overlay: Overlay, now: float)
 def _soonest_device(ask: Ask, rooms: Rooms, overlay: Overlay, now: float) -> Slot | None:
     """Looks at every device that is large enough, and at no more departures than it has to."""
     best: Slot | None = None
+    best_at = inf
     for key, devices in rooms.by_key.items():
-        if ask.needs_in(key) is None:
+        needed = ask.needs_in(key)
+        if needed is None:
             continue
         for room in devices:
-            slot = soonest_slot(room, ask, overlay, now, inf if best is None else best.at)
-            if slot is not None and (best is None or slot.key < best.key):
-                best = slot
+            if not room.is_open and room.device_id not in ask.offers:
+                continue
+            departures = overlay.departures(room.device_id)
+            if departures and departures[0][0] > best_at and room.free_bytes < needed and not ask.offers:
+                continue
+            at = moment_of(room, needed, ask.offers, overlay, now)
+            if at <= best_at and at < inf:
+                slot = Slot(at=at, room=room, bytes=needed)
+                if best is None or slot.key < best.key:
+                    best, best_at = slot, at
     return best
 
 
@@ -75,16 +84,13 @@ def _across_nodes(shelves: dict[tuple[str, str], list[Slot]], replicas: int) -> 
     return [sorted(slots, key=lambda slot: slot.key)[:replicas] for slots in by_type.values() if len(slots) >= replicas]
 
 
-def soonest_slot(room: DeviceRoom, ask: Ask, overlay: Overlay, now: float, until: float = inf) -> Slot | None:
-    """When the device can hold one replica, as far as estimates tell.
-
-    None if that is never or after `until`, or if somebody else has pinned it.
-    """
+def soonest_slot(room: DeviceRoom, ask: Ask, overlay: Overlay, now: float) -> Slot | None:
+    """When the device can hold one replica, as far as estimates tell; None if never, or pinned by somebody else."""
     needed = ask.needs_on(room)
     if needed is None or not (room.is_open or room.device_id in ask.offers):
         return None
     at = moment_of(room, needed, ask.offers, overlay, now)
-    return None if at == inf or at > until else Slot(at=at, room=room, bytes=needed)
+    return None if at == inf else Slot(at=at, room=room, bytes=needed)
 
 
 def moment_of(room: DeviceRoom, needed: int, offers: Mapping[str, int], overlay: Overlay, now: float) -> float:

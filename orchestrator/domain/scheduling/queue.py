@@ -8,7 +8,7 @@ from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.order import CLASSES_BY_LEVEL, WITHIN_LEVELS, Level, walk_line
 from orchestrator.domain.scheduling.state import State
 from orchestrator.domain.scheduling.tallies import Tally
-from orchestrator.domain.scheduling.turns import count_turns
+from orchestrator.domain.scheduling.turns import by_seniority, count_turns, is_by_waiting
 
 
 def queue_order(state: State, now: float) -> Iterator[Waiting]:
@@ -43,6 +43,14 @@ class _Queue:
 
         return walk_line(tally.lines, _classes(level), tally.users, skips)
 
+    def take_long_waiters(self, turn: int) -> Iterator[Waiting]:
+        """Those who have their turn because they waited, the first to come first."""
+        for waiting in by_seniority(self.state.waiting.values(), self._turns, turn):
+            job = waiting.job
+            if job.job_id not in self._taken and job.not_before_at <= self._now:
+                self.take(waiting)
+                yield waiting
+
     def take(self, waiting: Waiting) -> None:
         job, rate = waiting.job, waiting.shape.least_rate or 0
         seconds = min((s for footprint in job.footprints for s in footprint.seconds_by_type.values()), default=0.0)
@@ -57,6 +65,10 @@ def _classes(level: Level) -> tuple[PriorityClass, ...]:
 
 
 def _level_order(queue: _Queue, level: Level, turn: int | None) -> Iterator[Waiting]:
+    if is_by_waiting(turn):
+        assert turn is not None
+        yield from queue.take_long_waiters(turn)
+        return
     lines = {
         team_id: queue.line(team_id, level, turn)
         for team_id, line in queue.state.lines.items()

@@ -56,17 +56,22 @@ class RoomMaking:
         team_id = book.terms.team_id
         hopeful = self._hopeful.get(key)
         if hopeful is None:
-            hopeful = self._hopeful[key] = {shape for shape in self._found.state.shapes if shape.least_rate is not None}
-            if level not in WITHIN_LEVELS:
-                self._drop_hopeless(hopeful, self._hunt(key, team_id, priority_class, level, turn))
+            if level in WITHIN_LEVELS:
+                hopeful = {shape for shape in self._found.state.shapes if shape.least_rate is not None}
+            else:
+                hopeful = self._find_hopeful(self._hunt(key, team_id, priority_class, level, turn))
+            self._hopeful[key] = hopeful
         return hopeful
 
-    def _drop_hopeless(self, hopeful: set[Shape], hunt: Hunt) -> None:
+    def _find_hopeful(self, hunt: Hunt) -> set[Shape]:
         """Borrowers have few victims and many shapes, so all victims are found first."""
-        hunt.load_all()
-        for shape in list(hopeful):
-            if not any(spot.rates and hunt.may_hold(spot.ask) for spot in shape.spots):
-                hopeful.discard(shape)
+        most, shapes = hunt.load_all(), self._found.state.shapes
+        hopeful = {
+            shape for shape in shapes.others if any(spot.rates and hunt.may_hold(spot.ask) for spot in shape.spots)
+        }
+        for family in shapes.families.values():
+            hopeful.update(family.fitting(most))
+        return hopeful
 
     def has_own(self, book: TeamBook, priority_class: PriorityClass) -> bool:
         """Whether the team itself runs something of a lower class."""

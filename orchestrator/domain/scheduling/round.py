@@ -15,7 +15,7 @@ from orchestrator.domain.scheduling.shapes import Shape
 from orchestrator.domain.scheduling.starting import try_start, try_start_locked
 from orchestrator.domain.scheduling.state import State
 from orchestrator.domain.scheduling.tallies import Tally
-from orchestrator.domain.scheduling.turns import count_turns
+from orchestrator.domain.scheduling.turns import by_seniority, count_turns, is_by_waiting
 
 _ALL_CLASSES = tuple(PriorityClass)
 
@@ -70,6 +70,8 @@ class Round:
 
     def _walk_level(self, level: Level, turn: int | None) -> bool:
         """The teams of one level, the lowest share first; after each start the team's share is higher."""
+        if turn is not None and is_by_waiting(turn):
+            return self._walk_long_waiters(level, turn)
         lines: dict[str, _Line] = {}
         heap: list[tuple[float, str]] = []
         for team_id in self._teams(level):
@@ -85,6 +87,17 @@ class Round:
                 heappush(heap, (self.found.tally(team_id).share, team_id))
             if self.found.has_grown:
                 return True
+        return False
+
+    def _walk_long_waiters(self, level: Level, turn: int) -> bool:
+        """Those who have their turn because they waited, the first to come first."""
+        found = self.found
+        for waiting in by_seniority(found.state.waiting.values(), found.turns, turn):
+            tally = found.tally(waiting.job.team_id)
+            if self._may_have_business(tally, level) and not _Filter(self, tally, level, turn).skips(waiting):
+                self._consider(waiting, level)
+                if found.has_grown:
+                    return True
         return False
 
     def _teams(self, level: Level) -> Iterable[str]:

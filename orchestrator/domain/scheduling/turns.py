@@ -12,6 +12,7 @@ while it runs. Measured in decision 0017.
 
 from collections.abc import Iterable
 
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.facts import Rules, RunningJob
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.shapes import Shapes
@@ -28,6 +29,25 @@ def backlog_seconds(shapes: Shapes, capacity_micros: int) -> float:
     """How long the pool would need for all that waits, by its estimates."""
     waiting = sum((shape.least_rate or 0) * shape.told_seconds for shape in shapes)
     return waiting / max(capacity_micros, 1)
+
+
+def is_by_waiting(turn: int | None) -> bool:
+    """Whether jobs have this turn because they waited: then the one that came first goes first, whatever its team."""
+    return turn is not None and turn % 2 == 1
+
+
+def by_seniority(waiting: Iterable[Waiting], turns: "Turns", turn: int) -> list[Waiting]:
+    """The large jobs that have this turn by waiting, the first to come first."""
+    least = turns.rules.large_replicas
+    found = [
+        each
+        for each in waiting
+        if each.job.replicas >= least
+        and each.job.priority_class is not PriorityClass.IDLE
+        and not each.job.is_held
+        and turns.of_waiting(each) == turn
+    ]
+    return sorted(found, key=lambda each: (each.job.queued_at, each.job.job_id))
 
 
 class Turns:
