@@ -1,9 +1,9 @@
 """Any history of a pool: whatever happens, every decision keeps the laws and is the one that the facts alone give."""
 
-import os
 from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -169,12 +169,22 @@ class PoolMachine(RuleBasedStateMachine):
         assert sorted(order) == sorted(placed)
 
 
-HISTORIES = 2_000 if os.environ.get("TUNEPOOL_TESTS_LONG") else 60
+class ManyPoolsMachine(PoolMachine):
+    """The same, for as long as `make test-all` has time."""
 
-PoolMachine.TestCase.settings = settings(
-    max_examples=HISTORIES,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+
+for machine, histories in ((PoolMachine, 40), (ManyPoolsMachine, 1_500)):
+    machine.TestCase.settings = settings(
+        max_examples=histories,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+
 TestAnyHistory = PoolMachine.TestCase
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+class TestManyHistories(ManyPoolsMachine.TestCase):  # type: ignore[misc, name-defined]
+    """Thousands of pools."""

@@ -103,7 +103,8 @@ def _assert_nobody_leaves_in_vain(pool: Pool, decision: Decision) -> None:
                 left.bytes for other in others for left in pool.running[other].holds if left.device_id == hold.device_id
             )
             is_needed.append(free < needed_on.get(hold.device_id, 0))
-        locked_by_others = any(lock.job_id != starter_id and lock.device_id in needed_on for lock in decision.locks)
+        locks = (*decision.locks, *pool.locks)  # one may have ended after the victim was asked
+        locked_by_others = any(lock.job_id != starter_id and lock.device_id in needed_on for lock in locks)
         assert any(is_needed) or locked_by_others
 
 
