@@ -37,6 +37,7 @@ from orchestrator.services.keys import Keys
 from orchestrator.services.models import Models
 from orchestrator.services.pool import Pool
 from orchestrator.services.queue import Queue
+from orchestrator.services.submissions import Submissions
 from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
@@ -132,6 +133,7 @@ def build_services(settings: Settings) -> Services:
         hub=Hub(token=settings.hub_token.get_secret_value() or None) if settings.allow_hub else None,
         input_url_seconds=INPUT_URL_FACTOR * settings.presigned_seconds,
     )
+    submissions = Submissions(store, models, settings.min_training_rows, sizer, calibrations)
     return Services(
         store=store,
         objects=objects,
@@ -147,7 +149,7 @@ def build_services(settings: Settings) -> Services:
             presigned_seconds=settings.presigned_seconds,
         ),
         health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
-        jobs=Jobs(store, models, settings.min_training_rows, sizer, calibrations),
+        jobs=Jobs(store, submissions),
         keys=Keys(store),
         models=models,
         pool=Pool(store),
