@@ -17,6 +17,7 @@ from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import (
     accuracy,
     adapters,
+    arrays,
     costs,
     estimates,
     files,
@@ -76,6 +77,7 @@ def _service(name: str) -> Callable[[Request], Coroutine[Any, Any, Any]]:
 
 Accuracy = Annotated[accuracy.AccuracyReader, Depends(_service("accuracy"))]
 Adapters = Annotated[adapters.Adapters, Depends(_service("adapters"))]
+Arrays = Annotated[arrays.Arrays, Depends(_service("arrays"))]
 Costs = Annotated[costs.Costs, Depends(_service("costs"))]
 Estimates = Annotated[estimates.Estimates, Depends(_service("estimates"))]
 Files = Annotated[files.Files, Depends(_service("files"))]

@@ -27,6 +27,7 @@ from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.validate import PARALLEL_VALIDATIONS
 from orchestrator.services.accuracy import AccuracyReader
 from orchestrator.services.adapters import Adapters
+from orchestrator.services.arrays import Arrays
 from orchestrator.services.costs import Costs
 from orchestrator.services.estimates import Estimates
 from orchestrator.services.files import Files
@@ -59,6 +60,7 @@ class Services:
     accuracy: AccuracyReader
     tracer: Tracer | None
     adapters: Adapters
+    arrays: Arrays
     costs: Costs
     estimates: Estimates
     files: Files
@@ -140,6 +142,7 @@ def build_services(settings: Settings) -> Services:
         accuracy=AccuracyReader(store),
         tracer=tracer,
         adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
+        arrays=Arrays(store, submissions),
         costs=Costs(store),
         estimates=Estimates(store, models, sizer, calibrations),
         files=Files(

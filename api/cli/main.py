@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, files, jobs, pool, queue, stack, teams
+from api.cli import accuracy, adapters, arrays, files, jobs, pool, queue, stack, teams
 from api.cli.exits import CommandError, code_of, tell
 from api.client.errors import ClientError
 from api.stack.errors import StackError
@@ -51,6 +51,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (POOL, "uncordon", pool.uncordon),
 )
 GROUPS = (
+    (JOBS, "arrays", arrays.arrays_app),
     (RESULTS, "files", files.app),
     (POOL, "models", pool.models_app),
     (POOL, "prices", pool.prices_app),

@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Self
 
 from api.client.adapters import Adapters
+from api.client.arrays import Arrays
 from api.client.files import Files
 from api.client.jobs import Jobs
 from api.client.pool import BaseModels, Estimates, Models, PoolView, Prices
@@ -21,6 +22,7 @@ class Tunepool:
         self.transport = Transport(base_url, api_key, max_retries=max_retries)
         self.files = Files(self.transport)
         self.jobs = Jobs(self.transport)
+        self.arrays = Arrays(self.transport)
         self.adapters = Adapters(self.transport)
         self.models = Models(self.transport)
         self.base_models = BaseModels(self.transport)

@@ -5,55 +5,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import stamina
 
 from api.cli.follow import SilentView, follow_job
-from api.cli.main import main
 from api.client.results import Event
 from api.client.tunepool import Tunepool as Client
 from api.stack.folder import Lock, open_folder, write_private
+from tests.support.commands import Done, Tunepool
 from tests.support.stub_api import StubApi, as_error, as_json, as_list, as_stream
 
 JOBS = "/v1/fine_tuning/jobs"
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Tunepool = Callable[..., Done]
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubApi]:
-    with StubApi() as stub, stamina.set_testing(True, attempts=2, cap=True):
-        monkeypatch.setenv("TUNEPOOL_URL", stub.url)
-        monkeypatch.setenv("TUNEPOOL_API_KEY", "tp-key")
-        yield stub
-
-
-@pytest.fixture
-def tunepool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tunepool:
-    """Run the command in this process, as the installed script does."""
-
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["tunepool", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        return Done(int(code or 0), out, err)
-
-    return run
 
 
 def a_job(**changes: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -17,11 +16,9 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.estimate import estimate_memory
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.models import LinearGroup, ModelFacts, ModelSourceKind
 from orchestrator.domain.observations import name_kind
 from orchestrator.domain.outcomes import interrupted, succeeded
 from orchestrator.domain.plan import resolve_plan
-from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.domain.teams import Caller, Role
@@ -32,44 +29,9 @@ from orchestrator.services.submissions import Submissions
 from orchestrator.store import attempts, devices, jobs, observations
 from orchestrator.store.session import Store
 from tests.support.observed import make_observation
+from tests.support.registries import FACTS, OneModel
 from tests.support.rows import add_attempt, add_file, add_key, add_queued_job, add_team
 from tests.support.threads import run_together
-
-FACTS = ModelFacts(
-    model_type="llama",
-    architecture="LlamaForCausalLM",
-    hidden_size=4096,
-    intermediate_size=11008,
-    num_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=32,
-    head_dim=128,
-    vocab_size=32000,
-    max_context_tokens=4096,
-    total_parameters=6_738_415_616,
-    tied_embeddings=False,
-    linear_groups=(
-        LinearGroup(name="q_proj", out_features=4096, in_features=4096, count=32),
-        LinearGroup(name="down_proj", out_features=4096, in_features=11008, count=32),
-    ),
-    has_chat_template=True,
-)
-
-
-@dataclass(frozen=True)
-class OneModel:
-    facts: ModelFacts = FACTS
-
-    def resolve(self, name: str) -> BaseModel:
-        return BaseModel(
-            name=name,
-            source=ModelSourceKind.PATH,
-            location="/models/llama",
-            revision="r1",
-            facts=self.facts,
-            files=(),
-            created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        )
 
 
 @dataclass(frozen=True)
