@@ -35,6 +35,7 @@ from api.routes import (
     pool,
     teams,
     uploads,
+    usage,
 )
 from api.streams import OpenStreams
 from api.version import VERSION
@@ -76,6 +77,7 @@ ROUTERS = tuple(
         teams,
         keys,
         costs,
+        usage,
         health,
     )
 )

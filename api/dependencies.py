@@ -30,6 +30,7 @@ from orchestrator.services import (
     tail,
     teams,
     uploads,
+    usage,
     why,
 )
 from orchestrator.services.idempotency import Marks
@@ -90,6 +91,7 @@ Queue = Annotated[queue.Queue, Depends(_service("queue"))]
 Tail = Annotated[tail.Tail, Depends(_service("tail"))]
 Teams = Annotated[teams.Teams, Depends(_service("teams"))]
 Why = Annotated[why.WhyReader, Depends(_service("why"))]
+Usage = Annotated[usage.UsageReader, Depends(_service("usage"))]
 Uploads = Annotated[uploads.Uploads, Depends(_service("uploads"))]
 
 After = Annotated[str | None, Query(max_length=128, description="The id of the last item of the page before.")]

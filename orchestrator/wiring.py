@@ -42,6 +42,7 @@ from orchestrator.services.submissions import Submissions
 from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
+from orchestrator.services.usage import UsageReader
 from orchestrator.services.why import WhyReader
 from orchestrator.settings import Settings
 from orchestrator.store.calibrations import Calibrations
@@ -73,6 +74,7 @@ class Services:
     tail: Tail
     teams: Teams
     uploads: Uploads
+    usage: UsageReader
     why: WhyReader
 
     def close(self) -> None:
@@ -160,6 +162,7 @@ def build_services(settings: Settings) -> Services:
         tail=Tail(store, poll_seconds=settings.poll_seconds),
         teams=Teams(store),
         uploads=Uploads(store=store, objects=objects, max_upload_bytes=settings.max_upload_bytes),
+        usage=UsageReader(store),
         why=WhyReader(store, read_rules(settings)),
     )
 

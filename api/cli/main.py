@@ -10,7 +10,7 @@ from collections.abc import Callable
 import stamina.instrumentation
 import typer
 
-from api.cli import accuracy, adapters, arrays, files, jobs, pool, queue, stack, teams
+from api.cli import accuracy, adapters, arrays, files, jobs, pool, queue, report, stack, teams
 from api.cli.exits import CommandError, code_of, tell
 from api.client.errors import ClientError
 from api.stack.errors import StackError
@@ -45,6 +45,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (JOBS, "change", queue.change),
     (RESULTS, "adapters", adapters.adapters),
     (RESULTS, "pull", adapters.pull),
+    (POOL, "report", report.report),
     (POOL, "pool", pool.pool),
     (POOL, "cordon", pool.cordon),
     (POOL, "drain", pool.drain),

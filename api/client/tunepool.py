@@ -10,6 +10,7 @@ from api.client.jobs import Jobs
 from api.client.pool import BaseModels, Estimates, Models, PoolView, Prices
 from api.client.teams import Keys, Teams
 from api.client.transport import Transport
+from api.client.usage import Usage
 
 
 class Tunepool:
@@ -31,6 +32,7 @@ class Tunepool:
         self.estimates = Estimates(self.transport)
         self.keys = Keys(self.transport)
         self.teams = Teams(self.transport)
+        self.usage = Usage(self.transport)
 
     @property
     def base_url(self) -> str:

@@ -101,6 +101,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ("GET", "/v1/keys"): Place(READER),
     ("DELETE", "/v1/keys/{key_id}"): Place(ADMIN, foreign=False),
     ("GET", "/v1/costs"): Place(READER),
+    ("GET", "/v1/usage"): Place(READER),
 }
 ADDRESSES = list(PLACES.items())
 NAMES = [f"{method} {path}" for method, path in PLACES]
