@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
+import httpx2
+
+from api.client.errors import ConnectionFailedError
 from api.client.results import Result
 from api.client.transport import Transport
 
@@ -64,7 +67,8 @@ class Usage:
     ) -> None:
         """Write a CSV file: `csv` of the groups, or `focus` of every ledger entry as FOCUS 1.2.
 
-        The file is there once it is complete; what was there before stays until then.
+        The file is there once it is complete; what was there before stays until then. Raises ConnectionFailedError when
+        the answer broke off.
         """
         params = {"format": kind, "group_by": ",".join(group_by), "since": since, "until": until}
         query = urlencode({name: value for name, value in params.items() if value is not None})
@@ -75,6 +79,8 @@ class Usage:
                 for chunk in response.iter_bytes():
                     target.write(chunk)
             part.replace(path)
+        except httpx2.TransportError as error:
+            raise ConnectionFailedError(f"the answer broke off: {error}") from error
         finally:
             response.close()
             part.unlink(missing_ok=True)
