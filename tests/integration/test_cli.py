@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stamina
 
 from api.cli.follow import SilentView, follow_job
 from api.client.results import Event
@@ -19,6 +21,14 @@ from tests.support.commands import Done, Tunepool
 from tests.support.stub_api import StubApi, as_error, as_json, as_list, as_stream
 
 JOBS = "/v1/fine_tuning/jobs"
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubApi]:
+    with StubApi() as stub, stamina.set_testing(True, attempts=2, cap=True):
+        monkeypatch.setenv("TUNEPOOL_URL", stub.url)
+        monkeypatch.setenv("TUNEPOOL_API_KEY", "tp-key")
+        yield stub
 
 
 def a_job(**changes: Any) -> dict[str, Any]:
@@ -167,6 +177,8 @@ def test_a_failed_job_is_shown_with_its_reason_and_what_to_do(api: StubApi, tune
     device = {"device_id": "here/cpu:0", "device_type": "cpu", "reserved_bytes": 2**30, "peak_device_bytes": 2**29}
     attempt = {"id": "attempt-1", "number": 1, "state": "failed", "failure": failure, **device}
     api.on("GET", f"{JOBS}/ftjob-1/attempts", as_list(attempt))
+    api.on("GET", f"{JOBS}/ftjob-1/metrics", as_list())
+    api.on("GET", "/v1/pool", as_json({"object": "pool", "devices": []}))
     out = tunepool("show", "ftjob-1").out
     for words in ("4 GiB were not enough (out_of_memory)", "Lower training.micro_batch_size", "here/cpu:0"):
         assert words in out

@@ -1,16 +1,26 @@
 """Arrays of jobs at the command line and in the Python client, against a scripted server."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stamina
 
 from api.client.tunepool import Tunepool as Client
 from tests.support.commands import Done, Tunepool
 from tests.support.stub_api import StubApi, as_error, as_json, as_list
 
 ARRAYS = "/v1/fine_tuning/job_arrays"
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubApi]:
+    with StubApi() as stub, stamina.set_testing(True, attempts=2, cap=True):
+        monkeypatch.setenv("TUNEPOOL_URL", stub.url)
+        monkeypatch.setenv("TUNEPOOL_API_KEY", "tp-key")
+        yield stub
 
 
 def an_array(**changes: Any) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """Usage and cost at the command line and in the Python client, against a scripted server."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
+import stamina
 
 from tests.support.commands import Tunepool
 from tests.support.stub_api import Answer, StubApi, as_error, as_json
@@ -19,6 +23,14 @@ FIGURES = {
     "entries": 3,
 }
 TABLE = b"team,billed_usd\r\nvision,1.234567\r\n"
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubApi]:
+    with StubApi() as stub, stamina.set_testing(True, attempts=2, cap=True):
+        monkeypatch.setenv("TUNEPOOL_URL", stub.url)
+        monkeypatch.setenv("TUNEPOOL_API_KEY", "tp-key")
+        yield stub
 
 
 def usage(*groups: dict[str, Any], by: list[str]) -> dict[str, Any]:

@@ -1,14 +1,12 @@
-"""The command line in this process, against a scripted server."""
+"""`tunepool` run in the test's own process, as the installed script runs it."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-import stamina
 
 from api.cli.main import main
-from tests.support.stub_api import StubApi
 
 
 class Done(NamedTuple):
@@ -21,17 +19,7 @@ Tunepool = Callable[..., Done]
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubApi]:
-    with StubApi() as stub, stamina.set_testing(True, attempts=2, cap=True):
-        monkeypatch.setenv("TUNEPOOL_URL", stub.url)
-        monkeypatch.setenv("TUNEPOOL_API_KEY", "tp-key")
-        yield stub
-
-
-@pytest.fixture
 def tunepool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tunepool:
-    """Run the command in this process, as the installed script does."""
-
     def run(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["tunepool", *arguments])
         with pytest.raises(SystemExit) as ended:
