@@ -22,6 +22,7 @@ from api.routes import (
     accuracy,
     activity,
     adapters,
+    arrays,
     audit,
     base_models,
     costs,
@@ -35,6 +36,7 @@ from api.routes import (
     simulation,
     teams,
     uploads,
+    usage,
 )
 from api.streams import OpenStreams
 from api.version import VERSION
@@ -64,6 +66,7 @@ ROUTERS = tuple(
         files,
         uploads,
         jobs,
+        arrays,
         activity,
         estimates,
         accuracy,
@@ -76,6 +79,7 @@ ROUTERS = tuple(
         teams,
         keys,
         costs,
+        usage,
         health,
     )
 )

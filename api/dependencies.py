@@ -17,6 +17,7 @@ from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import (
     accuracy,
     adapters,
+    arrays,
     costs,
     estimates,
     files,
@@ -30,6 +31,7 @@ from orchestrator.services import (
     tail,
     teams,
     uploads,
+    usage,
     why,
 )
 from orchestrator.services.idempotency import Marks
@@ -77,6 +79,7 @@ def _service(name: str) -> Callable[[Request], Coroutine[Any, Any, Any]]:
 
 Accuracy = Annotated[accuracy.AccuracyReader, Depends(_service("accuracy"))]
 Adapters = Annotated[adapters.Adapters, Depends(_service("adapters"))]
+Arrays = Annotated[arrays.Arrays, Depends(_service("arrays"))]
 Costs = Annotated[costs.Costs, Depends(_service("costs"))]
 Estimates = Annotated[estimates.Estimates, Depends(_service("estimates"))]
 Files = Annotated[files.Files, Depends(_service("files"))]
@@ -90,6 +93,7 @@ Queue = Annotated[queue.Queue, Depends(_service("queue"))]
 Tail = Annotated[tail.Tail, Depends(_service("tail"))]
 Teams = Annotated[teams.Teams, Depends(_service("teams"))]
 Why = Annotated[why.WhyReader, Depends(_service("why"))]
+Usage = Annotated[usage.UsageReader, Depends(_service("usage"))]
 Uploads = Annotated[uploads.Uploads, Depends(_service("uploads"))]
 
 After = Annotated[str | None, Query(max_length=128, description="The id of the last item of the page before.")]

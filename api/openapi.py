@@ -67,6 +67,12 @@ def binary(description: str, media_type: str = "application/octet-stream") -> di
     return {200: {"description": description, "content": {media_type: {"schema": schema}}}}
 
 
+def json_or_csv(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """A success that is JSON, or a table when one was asked for."""
+    table = {"schema": {"type": "string", "description": "A table with a header."}}
+    return {200: {"model": answer, "description": "JSON, or a table.", "content": {"text/csv": table}}}
+
+
 def page_or_stream(page: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """A success that is a page of JSON, or a stream when one was asked for."""
     stream = {"schema": {"type": "string", "description": STREAM_DESCRIPTION}}

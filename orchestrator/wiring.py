@@ -27,6 +27,7 @@ from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.validate import PARALLEL_VALIDATIONS
 from orchestrator.services.accuracy import AccuracyReader
 from orchestrator.services.adapters import Adapters
+from orchestrator.services.arrays import Arrays
 from orchestrator.services.costs import Costs
 from orchestrator.services.estimates import Estimates
 from orchestrator.services.files import Files
@@ -38,9 +39,11 @@ from orchestrator.services.models import Models
 from orchestrator.services.pool import Pool
 from orchestrator.services.queue import Queue
 from orchestrator.services.simulation import History
+from orchestrator.services.submissions import Submissions
 from orchestrator.services.tail import Tail
 from orchestrator.services.teams import Teams
 from orchestrator.services.uploads import Uploads
+from orchestrator.services.usage import UsageReader
 from orchestrator.services.why import WhyReader
 from orchestrator.settings import Settings
 from orchestrator.store.calibrations import Calibrations
@@ -59,6 +62,7 @@ class Services:
     accuracy: AccuracyReader
     tracer: Tracer | None
     adapters: Adapters
+    arrays: Arrays
     costs: Costs
     estimates: Estimates
     files: Files
@@ -72,6 +76,7 @@ class Services:
     tail: Tail
     teams: Teams
     uploads: Uploads
+    usage: UsageReader
     why: WhyReader
 
     def close(self) -> None:
@@ -134,12 +139,14 @@ def build_services(settings: Settings) -> Services:
         hub=Hub(token=settings.hub_token.get_secret_value() or None) if settings.allow_hub else None,
         input_url_seconds=INPUT_URL_FACTOR * settings.presigned_seconds,
     )
+    submissions = Submissions(store, models, settings.min_training_rows, sizer, calibrations)
     return Services(
         store=store,
         objects=objects,
         accuracy=AccuracyReader(store),
         tracer=tracer,
         adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
+        arrays=Arrays(store, submissions),
         costs=Costs(store),
         estimates=Estimates(store, models, sizer, calibrations),
         files=Files(
@@ -149,7 +156,7 @@ def build_services(settings: Settings) -> Services:
             presigned_seconds=settings.presigned_seconds,
         ),
         health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
-        jobs=Jobs(store, models, settings.min_training_rows, sizer, calibrations),
+        jobs=Jobs(store, submissions),
         history=History(store),
         keys=Keys(store),
         models=models,
@@ -158,6 +165,7 @@ def build_services(settings: Settings) -> Services:
         tail=Tail(store, poll_seconds=settings.poll_seconds),
         teams=Teams(store),
         uploads=Uploads(store=store, objects=objects, max_upload_bytes=settings.max_upload_bytes),
+        usage=UsageReader(store),
         why=WhyReader(store, read_rules(settings)),
     )
 

@@ -4,6 +4,7 @@ Paths of data sets are relative to the file that names them; they are uploaded, 
 """
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -82,6 +83,23 @@ def read_yaml(path: Path, text: str) -> tuple[yaml.Node | None, Any, dict[Locati
     finally:
         loader.dispose()
     return node, fields, {} if node is None else _read_lines(path, node)
+
+
+def read_values(text: str, where: str) -> list[Any]:
+    """Values with commas between them, as in a job file: `8,16`, `1e-4,2e-4`, `[q_proj],[q_proj,v_proj]`.
+
+    Raises CommandError that begins with `where`.
+    """
+    loader = _Loader(f"[{text}]")
+    try:
+        values = loader.get_single_data()
+        json.dumps(values)  # YAML has dates, a job has none
+    except (yaml.YAMLError, TypeError):
+        raise CommandError(f"{where}: these are not values with commas between them") from None
+    finally:
+        loader.dispose()
+    assert isinstance(values, list)
+    return values
 
 
 def upload_files(job: JobFile, upload: Callable[[Path], str]) -> dict[str, Any]:

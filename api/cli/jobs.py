@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from api.cli.arrays import draw_submitted, read_vary
 from api.cli.connection import JobArgument, JsonOption, connect, find_job_id
 from api.cli.estimates import draw_estimate
 from api.cli.exits import CommandError, ExitCode
@@ -48,16 +49,33 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Submitting again with the same key gives the same job.")
     ] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option("--vary", metavar="FIELD=A,B", help="Submit an array: a job for each value.")
+    ] = None,
+    max_parallel: Annotated[
+        int | None, typer.Option("--max-parallel", min=1, help="How many jobs of the array may run at once.")
+    ] = None,
 ) -> None:
-    """Submit a job file; data sets that it names by a path are uploaded first."""
-    asked = read_jobfile(file)
+    """Submit a job file; data sets that it names by a path are uploaded first. With --vary, as an array of jobs."""
+    asked, values = read_jobfile(file), read_vary(vary or ())
+    if values and follow:
+        raise CommandError("--follow is for one job; look at an array with `tunepool arrays show`")
+    if max_parallel is not None and not values:
+        raise CommandError("--max-parallel is for an array: give --vary too")
     errors = make_console(stderr=True)
     with connect() as client:
         local_files(asked)
         with _server_errors_in(asked):
-            fields = upload_files(asked, lambda path: _upload(client, path, errors))
+            fields = _as_sent(upload_files(asked, lambda path: _upload(client, path, errors)))
+            if values:
+                with waiting("submitting"):
+                    array = client.arrays.create(
+                        fields, values, max_parallel=max_parallel, name=file.stem, idempotency_key=idempotency_key
+                    )
+                show(array, as_json=as_json, draw=lambda console: draw_submitted(console, array))
+                return
             with waiting("submitting"):
-                job = client.jobs.create(idempotency_key=idempotency_key, **_as_sent(fields))
+                job = client.jobs.create(idempotency_key=idempotency_key, **fields)
         if not follow:
             show(job, as_json=as_json, draw=lambda console: print_line(console, f"{job.id}  {job.status}"))
             return
@@ -211,7 +229,9 @@ def _server_errors_in(asked: JobFile) -> Iterator[None]:
     except ApiError as error:
         if error.status != 400 or not error.param:
             raise
-        raise asked.error_of_param(error.param, error.message) from error
+        if error.param.startswith("vary"):
+            raise CommandError(f"--{error.param}: {error.message}") from error
+        raise asked.error_of_param(error.param.removeprefix("job."), error.message) from error
 
 
 def _upload(client: Tunepool, path: Path, console: Console) -> str:

@@ -13,6 +13,7 @@ import typer
 from api.cli import (
     accuracy,
     adapters,
+    arrays,
     completion,
     files,
     importing,
@@ -21,6 +22,7 @@ from api.cli import (
     plot,
     pool,
     queue,
+    report,
     simulate,
     stack,
     teams,
@@ -65,6 +67,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (JOBS, "change", queue.change),
     (RESULTS, "adapters", adapters.adapters),
     (RESULTS, "pull", adapters.pull),
+    (POOL, "report", report.report),
     (POOL, "pool", pool.pool),
     (POOL, "cordon", pool.cordon),
     (POOL, "drain", pool.drain),
@@ -73,6 +76,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (SHELL, "completion", completion.completion),
 )
 GROUPS = (
+    (JOBS, "arrays", arrays.arrays_app),
     (RESULTS, "files", files.app),
     (POOL, "models", pool.models_app),
     (POOL, "prices", pool.prices_app),

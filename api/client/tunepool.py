@@ -4,12 +4,14 @@ from types import TracebackType
 from typing import Self
 
 from api.client.adapters import Adapters
+from api.client.arrays import Arrays
 from api.client.files import Files
 from api.client.jobs import Jobs
 from api.client.pool import BaseModels, Estimates, Models, PoolView, Prices
 from api.client.simulation import SimulationData
 from api.client.teams import Keys, Teams
 from api.client.transport import Transport
+from api.client.usage import Usage
 
 
 class Tunepool:
@@ -22,6 +24,7 @@ class Tunepool:
         self.transport = Transport(base_url, api_key, max_retries=max_retries)
         self.files = Files(self.transport)
         self.jobs = Jobs(self.transport)
+        self.arrays = Arrays(self.transport)
         self.adapters = Adapters(self.transport)
         self.models = Models(self.transport)
         self.base_models = BaseModels(self.transport)
@@ -31,6 +34,7 @@ class Tunepool:
         self.simulation = SimulationData(self.transport)
         self.keys = Keys(self.transport)
         self.teams = Teams(self.transport)
+        self.usage = Usage(self.transport)
 
     @property
     def base_url(self) -> str:

@@ -27,6 +27,10 @@ def new_job_id() -> str:
     return "ftjob-" + new_uuid7_hex()
 
 
+def new_array_id() -> str:
+    return "ftarray-" + new_uuid7_hex()
+
+
 def new_attempt_id() -> str:
     return "attempt-" + new_uuid7_hex()
 

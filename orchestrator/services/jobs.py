@@ -1,62 +1,27 @@
 """Jobs: submitted, shown, stopped. A job is accepted when its row is committed, and never forgotten after that."""
 
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
-from orchestrator.domain.artifacts import Adapter, Checkpoint, File, FilePurpose, FileStatus
+from orchestrator.domain.artifacts import Adapter, Checkpoint
 from orchestrator.domain.attempts import Attempt
-from orchestrator.domain.errors import (
-    CannotFitError,
-    ForbiddenError,
-    IllegalTransitionError,
-    InvalidRequestError,
-)
-from orchestrator.domain.estimate import DeviceKind, MemoryEstimate
-from orchestrator.domain.estimate_changes import describe_misfit
+from orchestrator.domain.errors import IllegalTransitionError
 from orchestrator.domain.ids import new_job_id
 from orchestrator.domain.jobs import Event, Job, LogRecord, MetricRecord
 from orchestrator.domain.pages import Page
-from orchestrator.domain.placement import DeviceRoom, WaitingJob, could_ever_fit
-from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan, resolve_plan
-from orchestrator.domain.pool import BaseModel
-from orchestrator.domain.sizer import (
-    ClosedFormSizer,
-    Sizer,
-    build_gauges,
-    footprints_of,
-    glance_at_kinds,
-    measure_kinds,
-)
-from orchestrator.domain.spec import AUTO, JobSpec
+from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, IDLE_JOB_STATES, JobState
-from orchestrator.domain.teams import Caller, Role
+from orchestrator.domain.teams import Caller
 from orchestrator.services import idempotency
 from orchestrator.services.costs import Bill, read_bill, running_usd_micros
 from orchestrator.services.idempotency import Repeat
-from orchestrator.services.parents import ResolveModel, hold_parent, resolve_model
-from orchestrator.services.pool import DeviceView
-from orchestrator.services.teams import find_named_team, require_member
-from orchestrator.store import (
-    adapters,
-    attempts,
-    checkpoints,
-    devices,
-    events,
-    files,
-    jobs,
-    ledger,
-    logs,
-    metrics,
-    teams,
-)
-from orchestrator.store.calibrations import Calibrations
-from orchestrator.store.jobs import JobFilter, NewJob
+from orchestrator.services.submissions import Submissions, choose_team
+from orchestrator.services.teams import require_member
+from orchestrator.store import adapters, attempts, checkpoints, events, jobs, ledger, logs, metrics, teams
+from orchestrator.store.jobs import JobFilter
 from orchestrator.store.session import ReadTx, Store, WriteTx
 
 SCOPE = "POST /v1/fine_tuning/jobs"
-_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +37,8 @@ class JobExtras:
 
 @dataclass(frozen=True)
 class Jobs:
-    """`min_rows` is the least number of training rows that a job takes."""
-
     store: Store
-    models: ResolveModel
-    min_rows: int = 1
-    sizer: Sizer = field(default_factory=ClosedFormSizer)
-    calibrations: Calibrations = field(default_factory=Calibrations)
+    submissions: Submissions
 
     def create(self, caller: Caller, spec: JobSpec, *, repeat: Repeat, team: str | None = None) -> Job:
         """Accept a job. The same request again gives the first one's job (see `services.idempotency`).
@@ -89,37 +49,14 @@ class Jobs:
         require_member(caller)
         if (first := self._find_first(caller, repeat)) is not None:
             return first
-        spec, model, parent = resolve_model(self.store, self.models, spec, self._find_team_id(caller, team))
-        seed = secrets.randbelow(2**31) if spec.seed is None else spec.seed
-        if not model.facts.has_chat_template:
-            raise InvalidRequestError(
-                f"{model.name} has no chat template, so chat rows cannot be rendered for it; choose an instruct model",
-                code="no_chat_template",
-                param="model",
-            )
-        plan = resolve_plan(spec, model.facts, seed=seed)
-        self._require_fit(spec, _smallest(spec, plan), model)
+        prepared = self.submissions.prepare(caller, spec, team=team)
         job_id = new_job_id()
         with self.store.write() as tx:
             first_id = idempotency.claim(tx, caller, scope=SCOPE, repeat=repeat, object_id=job_id)
             if first_id is not None:
                 return jobs.get_job(tx, first_id, caller.visible_team_id)
-            team_id = _choose_team(tx, caller, team)
-            self._lock_files(tx, team_id, spec)
-            if parent is not None:
-                hold_parent(tx, parent)
-            new = NewJob(
-                job_id=job_id,
-                team_id=team_id,
-                created_by=caller.key_id,
-                spec=spec,
-                seed=seed,
-                model_name=model.name,
-                model_revision=model.revision,
-                parent=parent,
-            )
-            start = f"The job is created and will continue from {parent.name}" if parent else "The job is created"
-            return jobs.insert_job(tx, new, message=f"{start}; its files are checked against {model.name}.")
+            team_id = choose_team(tx, caller, team)
+            return self.submissions.insert(tx, caller, prepared, job_id=job_id, team_id=team_id)
 
     def _find_first(self, caller: Caller, repeat: Repeat) -> Job | None:
         """A repeat is answered from the first one's job alone: its model may be gone by now, or slow to ask for."""
@@ -128,53 +65,6 @@ class Jobs:
         with self.store.read() as tx:
             job_id = idempotency.find_first(tx, caller, scope=SCOPE, repeat=repeat)
             return None if job_id is None else jobs.get_job(tx, job_id, caller.visible_team_id)
-
-    def _find_team_id(self, caller: Caller, team: str | None) -> str:
-        if team is None:
-            return caller.team_id
-        with self.store.read() as tx:
-            return _choose_team(tx, caller, team)
-
-    def _require_fit(self, spec: JobSpec, plan: TrainingPlan, model: BaseModel) -> None:
-        """Raises CannotFitError, with the nearest changes that would do, when no device could hold the job even empty.
-
-        A pool that has shown no device yet refuses nothing. What fits at a glance is not looked at twice: validation
-        measures every job. Only before a job is refused is a trace waited for, so no transaction is open. What was
-        learned of a length holds for that length only, so without one it refuses nothing before validation.
-        """
-        with self.store.read() as tx:
-            rooms = [DeviceView(device=device, uses=()).room for device in devices.list_devices(tx)]
-            candidates = _choose_candidates(spec, rooms)
-            is_known = spec.training.max_seq_length != AUTO
-            learned = self.calibrations.read_by_kind(tx, candidates if is_known else (), plan=plan, model=model)
-        present = {room.kind for room in candidates}
-        gauges = build_gauges(self.sizer, model, learned=learned)
-        glanced = glance_at_kinds(plan, gauges, kinds=present)
-        if not candidates or could_ever_fit(candidates, _ask(spec, glanced)):
-            return
-        gauges = build_gauges(self.sizer.session(), model, learned=learned)
-        measured = measure_kinds(plan, gauges, present=present)
-        if not could_ever_fit(candidates, _ask(spec, measured)):
-            raise CannotFitError(describe_misfit(plan, candidates, gauges), param="resources")
-
-    def _lock_files(self, tx: WriteTx, team_id: str, spec: JobSpec) -> None:
-        """Hold the job's files against deletion. Raises InvalidRequestError, naming the field, for one that is not
-        there, not the team's, or of no use."""
-        wanted = {"training_file": spec.training_file, "validation_file": spec.validation_file}
-        asked = {param: file_id for param, file_id in wanted.items() if file_id is not None}
-        found = files.lock_files(tx, asked.values(), team_id)
-        for param, file_id in asked.items():
-            file = found.get(file_id)
-            if file is None:
-                raise InvalidRequestError(f"{param}: there is no file {file_id}", code="file_not_found", param=param)
-            _require_usable(file, param)
-            rows = int((file.report or {}).get("rows", 0))
-            if param == "training_file" and rows < self.min_rows:
-                raise InvalidRequestError(
-                    f"{param} has {rows} rows; at least {self.min_rows} are needed",
-                    code="too_few_examples",
-                    param=param,
-                )
 
     def get(self, caller: Caller, job_id: str) -> Job:
         with self.store.read() as tx:
@@ -226,19 +116,7 @@ class Jobs:
         Safe to repeat. Raises IllegalTransitionError when the job ended otherwise.
         """
         with self.store.write() as tx:
-            job = _get_own(tx, caller, job_id)
-            if job.state is JobState.CANCELLED:
-                return job
-            if job.state in FINAL_JOB_STATES:
-                raise IllegalTransitionError(f"The job has {job.state.value} already; it cannot be cancelled.")
-            known = job.cancel_requested_at is not None
-            job = jobs.request_cancel(tx, job_id)
-            if job.state in IDLE_JOB_STATES:
-                return jobs.apply_job_transition(tx, job_id, JobState.CANCELLED, message="The job is cancelled.")
-            if not known:
-                jobs.record_progress(tx, job_id, phase="cancelling")
-                events.append_event(tx, job_id, message="Cancel was asked for; the job stops after its current step.")
-            return jobs.get_job(tx, job_id)
+            return cancel_job(tx, _get_own(tx, caller, job_id))
 
     def pause(self, caller: Caller, job_id: str) -> Job:
         """Stop with a checkpoint, hold nothing, cost nothing. Safe to repeat."""
@@ -332,23 +210,20 @@ def _without_attempts(team_name: str) -> JobExtras:
     return JobExtras(team_name=team_name, billed_usd_micros=0, lost_usd_micros=0, adapter=None, attempt=None)
 
 
-def _smallest(spec: JobSpec, plan: TrainingPlan) -> TrainingPlan:
-    """The plan that this one may become: an 'auto' length is decided by rows that nobody has counted yet, and the
-    scheduler may choose smaller micro-batches and checkpointing for a flexible job."""
-    if spec.resources.flexible:
-        smaller = {"micro_batch_rows": 1, "accumulation_steps": plan.batch_rows, "gradient_checkpointing": True}
-        plan = plan.model_copy(update=smaller)
-    if spec.training.max_seq_length != AUTO:
-        return plan
-    return plan.model_copy(update={"max_seq_tokens": SEQ_MULTIPLE_TOKENS})
-
-
-def _choose_team(tx: ReadTx, caller: Caller, team: str | None) -> str:
-    if team is None or team in {caller.team_id, caller.team_name}:
-        return caller.team_id
-    if caller.role is not Role.ADMIN:
-        raise ForbiddenError(f"this key belongs to team {caller.team_name!r}; only an admin submits for another team")
-    return find_named_team(tx, team).team_id
+def cancel_job(tx: WriteTx, job: Job) -> Job:
+    """As `Jobs.cancel`, within a transaction."""
+    if job.state is JobState.CANCELLED:
+        return job
+    if job.state in FINAL_JOB_STATES:
+        raise IllegalTransitionError(f"The job has {job.state.value} already; it cannot be cancelled.")
+    known = job.cancel_requested_at is not None
+    job = jobs.request_cancel(tx, job.job_id)
+    if job.state in IDLE_JOB_STATES:
+        return jobs.apply_job_transition(tx, job.job_id, JobState.CANCELLED, message="The job is cancelled.")
+    if not known:
+        jobs.record_progress(tx, job.job_id, phase="cancelling")
+        events.append_event(tx, job.job_id, message="Cancel was asked for; the job stops after its current step.")
+    return jobs.get_job(tx, job.job_id)
 
 
 def _get_own(tx: ReadTx, caller: Caller, job_id: str) -> Job:
@@ -356,41 +231,3 @@ def _get_own(tx: ReadTx, caller: Caller, job_id: str) -> Job:
     job = jobs.get_job(tx, job_id, caller.visible_team_id)
     require_member(caller)
     return job
-
-
-def _require_usable(file: File, param: str) -> None:
-    if file.purpose is not FilePurpose.FINE_TUNE:
-        raise InvalidRequestError(
-            f"{param}: {file.file_id} has purpose {file.purpose.value}; upload it with purpose fine-tune",
-            code="wrong_file_purpose",
-            param=param,
-        )
-    if file.status is FileStatus.ERROR:
-        raise InvalidRequestError(
-            f"{param}: {file.file_id} ({file.filename}) is not valid: {file.status_details}",
-            code=f"invalid_{param}",
-            param=param,
-        )
-
-
-def _choose_candidates(spec: JobSpec, rooms: Sequence[DeviceRoom]) -> list[DeviceRoom]:
-    """The devices that the job may use. Raises InvalidRequestError when the pool has others only."""
-    asked = spec.resources.device_type
-    candidates = [room for room in rooms if asked in {AUTO, room.device_type}]
-    if rooms and not candidates:
-        kinds = ", ".join(sorted({room.device_type for room in rooms}))
-        raise InvalidRequestError(
-            f"the pool has no device of type {asked!r}; it has {kinds}", param="resources.device_type"
-        )
-    return candidates
-
-
-def _ask(spec: JobSpec, memory: Mapping[DeviceKind, MemoryEstimate]) -> WaitingJob:
-    return WaitingJob(
-        job_id="",
-        priority=spec.priority,
-        queued_at=_NEVER,
-        bytes_by_kind=footprints_of(memory),
-        device_type=None,
-        exclusive=spec.resources.exclusive,
-    )

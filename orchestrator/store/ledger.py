@@ -43,7 +43,7 @@ def list_entries(tx: ReadTx, *, job_id: str | None = None, team_id: str | None =
     if team_id is not None:
         query = query.where(ledger_entries.c.team_id == team_id)
     order = (ledger_entries.c.started_at, ledger_entries.c.attempt_id, ledger_entries.c.interval)
-    return [_entry(row) for row in tx.rows(query.order_by(*order))]
+    return [read_entry(row) for row in tx.rows(query.order_by(*order))]
 
 
 def sum_for_job(tx: ReadTx, job_id: str) -> tuple[int, int]:
@@ -98,7 +98,7 @@ def _sums(
     return int(row["billed"]), int(row["total"]) - int(row["billed"])
 
 
-def _entry(row: RowMapping) -> LedgerEntry:
+def read_entry(row: RowMapping) -> LedgerEntry:
     return LedgerEntry(
         attempt_id=row["attempt_id"],
         interval=row["interval"],

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable
 
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping, Text, select, type_coerce
 
 from orchestrator.domain.jobs import MetricRecord
 from orchestrator.domain.protocol import Entry, Metric
@@ -44,6 +44,23 @@ def list_metrics_of(tx: ReadTx, job_ids: Collection[str], after_id: int, limit: 
     """For many followers at once: the next ones of these jobs after `after_id`, in the order of `metric_id`."""
     query = select(job_metrics).where(job_metrics.c.metric_id > after_id, job_metrics.c.job_id.in_(sorted(job_ids)))
     return [_metric(row) for row in tx.rows(query.order_by(job_metrics.c.metric_id).limit(limit))]
+
+
+def find_least(tx: ReadTx, job_ids: Collection[str], name: str) -> dict[str, float]:
+    """The least value of a figure in each of these jobs; one that never had it is absent.
+
+    Only rows whose text has the name are read, which leaves out the many that are about a training step.
+    """
+    has_it = type_coerce(job_metrics.c["values"], Text).contains(f'"{name}":', autoescape=True)
+    query = select(job_metrics.c.job_id, job_metrics.c["values"]).where(
+        job_metrics.c.job_id.in_(sorted(job_ids)), has_it
+    )
+    least: dict[str, float] = {}
+    for row in tx.rows(query):
+        value = row["values"].get(name)
+        if value is not None:
+            least[row["job_id"]] = min(value, least.get(row["job_id"], value))
+    return least
 
 
 def _metric(row: RowMapping) -> MetricRecord:

@@ -1,7 +1,6 @@
 """How waiting jobs stand in the queue, changed by people: class, priority, order among one's own, holds, size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,19 +12,7 @@ from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState
 from orchestrator.store.jobs import get_job, read_job
 from orchestrator.store.session import ReadTx, WriteTx
-from orchestrator.store.tables.jobs import job_arrays, jobs
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobArray:
-    """Jobs that were submitted together; at most `max_parallel` of them run at once, None for no such limit."""
-
-    array_id: str
-    team_id: str
-    created_by: str
-    name: str
-    max_parallel: int | None
-    created_at: datetime
+from orchestrator.store.tables.jobs import jobs
 
 
 def record_spec(tx: WriteTx, job_id: str, spec: JobSpec) -> Job:
@@ -76,46 +63,3 @@ def count_due(tx: ReadTx, now: datetime) -> int:
 def list_jobs_of(tx: ReadTx, job_ids: Sequence[str]) -> list[Job]:
     """These jobs, those that exist."""
     return [read_job(row) for row in tx.rows(select(jobs).where(jobs.c.job_id.in_(job_ids)))]
-
-
-def insert_array(tx: WriteTx, array: JobArray) -> None:
-    tx.execute(
-        tx.insert(job_arrays).values(
-            array_id=array.array_id,
-            team_id=array.team_id,
-            created_by=array.created_by,
-            name=array.name,
-            max_parallel=array.max_parallel,
-            created_at=array.created_at,
-        )
-    )
-
-
-def find_array(tx: ReadTx, array_id: str) -> JobArray | None:
-    row = tx.row(select(job_arrays).where(job_arrays.c.array_id == array_id))
-    if row is None:
-        return None
-    return JobArray(
-        array_id=row["array_id"],
-        team_id=row["team_id"],
-        created_by=row["created_by"],
-        name=row["name"],
-        max_parallel=row["max_parallel"],
-        created_at=row["created_at"],
-    )
-
-
-def list_array_limits(tx: ReadTx) -> dict[str, int]:
-    """`max_parallel` of each array that has one and a job that waits."""
-    waits = select(jobs.c.array_id).where(jobs.c.state == JobState.QUEUED, jobs.c.array_id.is_not(None))
-    query = select(job_arrays.c.array_id, job_arrays.c.max_parallel).where(
-        job_arrays.c.max_parallel.is_not(None), job_arrays.c.array_id.in_(waits)
-    )
-    return {row["array_id"]: row["max_parallel"] for row in tx.rows(query)}
-
-
-def count_running_of_arrays(tx: ReadTx) -> dict[str, int]:
-    """How many jobs of each array hold devices."""
-    holds = jobs.c.state.in_([JobState.RUNNING, JobState.PAUSING])
-    query = select(jobs.c.array_id, func.count().label("number")).where(jobs.c.array_id.is_not(None), holds)
-    return {row["array_id"]: row["number"] for row in tx.rows(query.group_by(jobs.c.array_id))}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.scheduling.planner import Planner
 from orchestrator.domain.scheduling.views import Market
-from orchestrator.store import attempts, devices, nodes, queue, teams
+from orchestrator.store import arrays, attempts, devices, nodes, queue, teams
 from orchestrator.store.scheduling import PoolFacts, read_pool_facts, read_queued
 from orchestrator.store.session import ReadTx
 
@@ -33,6 +33,7 @@ class _Mark:
     devices: Sequence[object]
     terms: Sequence[object]
     nodes: Sequence[object]
+    array_limits: Mapping[str, int]
 
 
 class Queueing:
@@ -64,7 +65,7 @@ class Queueing:
             return None
         facts = read_pool_facts(tx)
         self._take_pool(facts)
-        self._take_queue(tx, mark.versions, facts.market)
+        self._take_queue(tx, mark, facts.market)
         self.is_complete = self.waiting == mark.versions
         self._mark = mark if self.is_complete else None
         self._rest_until = time.monotonic() + LONGEST_REST_SECONDS
@@ -84,6 +85,7 @@ class Queueing:
             devices=[(d.device_id, d.online, d.usable_bytes, d.device_type) for d in devices.list_devices(tx)],
             terms=teams.list_teams(tx),
             nodes=nodes.list_nodes(tx),
+            array_limits=arrays.list_limits(tx),
         )
 
     def _take_pool(self, facts: PoolFacts) -> None:
@@ -98,8 +100,8 @@ class Queueing:
         planner.set_locks(facts.locks)
         planner.set_pins(facts.pins)
 
-    def _take_queue(self, tx: ReadTx, versions: Mapping[str, int], market: Market) -> None:
-        limits = queue.list_array_limits(tx)
+    def _take_queue(self, tx: ReadTx, mark: _Mark, market: Market) -> None:
+        versions, limits = mark.versions, mark.array_limits
         if market != self._market or limits != self._limits:
             self._market, self._limits = market, limits
             known: Mapping[str, int] = {}

@@ -11,7 +11,7 @@ from orchestrator.domain.scheduling.facts import Lock, Pin, QueuedJob, RunningJo
 from orchestrator.domain.scheduling.views import Market, read_market, view_device, view_queued, view_running, view_team
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Team
-from orchestrator.store import attempts, checkpoints, devices, nodes, queue, teams
+from orchestrator.store import arrays, attempts, checkpoints, devices, nodes, queue, teams
 from orchestrator.store.budgets import read_budget
 from orchestrator.store.prices import read_price
 from orchestrator.store.session import ReadTx, WriteTx
@@ -64,7 +64,7 @@ def read_running(tx: ReadTx) -> list[RunningJob]:
 
 def read_queued(tx: ReadTx, waiting: Iterable[Job], market: Market) -> list[QueuedJob]:
     """These queued jobs as the decision sees them."""
-    limits, warm = queue.list_array_limits(tx), list_warm_nodes(tx)
+    limits, warm = arrays.list_limits(tx), list_warm_nodes(tx)
     return [
         view_queued(
             job,

@@ -23,6 +23,7 @@ from tests.support.trainers import Trainer
 
 PUBLIC, READER, WRITER, ADMIN = "public", "reader", "writer", "admin"
 JOB = "/v1/fine_tuning/jobs/{job_id}"
+ARRAYS = "/v1/fine_tuning/job_arrays"
 PART = {"files": {"data": ("upload", b"more")}}
 
 
@@ -53,6 +54,13 @@ PLACES: dict[tuple[str, str], Place] = {
     ("POST", "/v1/uploads/{upload_id}/cancel"): Place(WRITER),
     ("POST", "/v1/fine_tuning/jobs"): Place(WRITER, {"json": {"model": "tiny", "training_file": "file-unknown"}}),
     ("GET", "/v1/fine_tuning/jobs"): Place(READER),
+    ("POST", ARRAYS): Place(
+        WRITER, {"json": {"job": {"model": "tiny", "training_file": "file-unknown"}, "vary": {"lora.r": [8]}}}
+    ),
+    ("GET", ARRAYS): Place(READER),
+    ("GET", ARRAYS + "/{array_id}"): Place(READER),
+    ("PATCH", ARRAYS + "/{array_id}"): Place(WRITER, {"json": {"max_parallel": 2}}),
+    ("POST", ARRAYS + "/{array_id}/cancel"): Place(WRITER),
     ("GET", JOB): Place(READER),
     ("PATCH", JOB): Place(WRITER, {"json": {"priority": 1}}),
     ("POST", JOB + "/cancel"): Place(WRITER),
@@ -93,6 +101,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ("GET", "/v1/keys"): Place(READER),
     ("DELETE", "/v1/keys/{key_id}"): Place(ADMIN, foreign=False),
     ("GET", "/v1/costs"): Place(READER),
+    ("GET", "/v1/usage"): Place(READER),
 }
 ADDRESSES = list(PLACES.items())
 NAMES = [f"{method} {path}" for method, path in PLACES]
@@ -166,7 +175,8 @@ def _fill_world(server: ApiServer) -> World:
     keys |= {"revoked": revoked.secret, "expired": expired.secret}
     with server.http(keys["member"]) as http:
         ids = _make_things(server, http)
-    return World(server, {**ids, "team_id": owners, "key_id": revoked.key.key_id}, keys)
+    ids |= {"team_id": owners, "key_id": revoked.key.key_id, "node_name": "node-none", "wish": "cordon"}
+    return World(server, ids, keys)
 
 
 def _make_things(server: ApiServer, http: httpx2.Client) -> dict[str, str]:
@@ -178,6 +188,9 @@ def _make_things(server: ApiServer, http: httpx2.Client) -> dict[str, str]:
     upload = http.post("/v1/uploads", json=ask).json()
     part = http.post(f"/v1/uploads/{upload['id']}/parts", files={"data": ("upload", b"{}{}")}).json()
     job = http.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file["id"]}).json()
+    ask = {"job": {"model": "tiny", "training_file": file["id"]}, "vary": {"lora.r": [4, 8]}}
+    array = http.post(ARRAYS, json=ask).json()
+    assert http.post(f"{ARRAYS}/{array['id']}/cancel").json()["counts"] == {"cancelled": 2}
     trainer = Trainer(server, job["id"])
     trainer.begin()
     trainer.train(1, 2)
@@ -189,6 +202,7 @@ def _make_things(server: ApiServer, http: httpx2.Client) -> dict[str, str]:
         "upload_id": upload["id"],
         "part_id": part["id"],
         "job_id": job["id"],
+        "array_id": array["id"],
         "adapter_id": job["adapter_id"],
         "model": job["fine_tuned_model"],
     }
@@ -282,7 +296,7 @@ def test_ids_in_bodies_and_cursors_are_judged_too(world: World) -> None:
 
 
 def test_lists_hold_only_ones_own(world: World) -> None:
-    for path in ("files", "fine_tuning/jobs", "adapters"):
+    for path in ("files", "fine_tuning/jobs", "fine_tuning/job_arrays", "adapters"):
         assert world.call("stranger", "GET", f"/v1/{path}", {}).json()["data"] == []
         assert world.call("viewer", "GET", f"/v1/{path}", {}).json()["data"] != []
         assert world.call("admin", "GET", f"/v1/{path}", {}).json()["data"] != []

@@ -28,6 +28,7 @@ from orchestrator.runtime.tracer import Tracer, TracerLimits
 from orchestrator.services.estimates import Estimates
 from orchestrator.services.idempotency import Repeat
 from orchestrator.services.jobs import Jobs
+from orchestrator.services.submissions import Submissions
 from orchestrator.store import devices
 from orchestrator.store.session import Store
 from tests.support import tracer_stub
@@ -228,7 +229,11 @@ class World:
 
     def submit(self) -> Job:
         """A job of 4 rows a micro-batch, for which 'auto' turns checkpointing on: the stub says 4 GiB."""
-        service = Jobs(cast(Store, self.counted), Knowing(model_that()), 10, self.sizer)
+        return self.submit_to(model_that())
+
+    def submit_to(self, model: BaseModel) -> Job:
+        store = cast(Store, self.counted)
+        service = Jobs(store, Submissions(store, Knowing(model), 10, self.sizer))
         return service.create(self.caller, self.spec, repeat=Repeat(fingerprint="f"))
 
     @property
@@ -291,8 +296,7 @@ def test_a_trace_that_fits_where_the_closed_form_does_not_lets_a_job_in(world: W
     large = replace(model_that(), facts=LLAMA2_7B)
     plan = make_plan()
     assert estimate_memory(plan, LLAMA2_7B, "cuda").total_bytes > 5 * GIB
-    service = Jobs(cast(Store, world.counted), Knowing(large), 10, world.sizer)
-    assert service.create(world.caller, world.spec, repeat=Repeat(fingerprint="f")).state is JobState.VALIDATING_FILES
+    assert world.submit_to(large).state is JobState.VALIDATING_FILES
     assert world.sizer.seen
 
 

@@ -14,8 +14,10 @@ from orchestrator.domain.protocol import Stopped, StopReason
 from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.domain.teams import Role, Team
+from orchestrator.services.arrays import Arrays
 from orchestrator.services.pool import NodeWish, Pool
 from orchestrator.services.queue import Queue, QueueChange
+from orchestrator.services.submissions import Submissions
 from orchestrator.services.why import WhyReader
 from orchestrator.store import attempts, events, jobs, ledger, teams
 from orchestrator.store.budgets import read_budget
@@ -24,7 +26,8 @@ from orchestrator.store.tables.attempts import attempts as attempt_rows
 from tests.support.callers import as_role, make_caller
 from tests.support.control import Rig, add_ready_job, training_reports, upload_checkpoint
 from tests.support.launchers import GIB, ScriptedLauncher, ScriptedWorker, cpu_device
-from tests.support.rows import add_team
+from tests.support.registries import OneModel
+from tests.support.rows import add_array, add_team
 
 HOUR = {"time": {"cpu": {"seconds": 3600.0, "high_seconds": 3600.0, "low_seconds": 3600.0}}}
 """At the rig's price of $3.60 an hour, a job with a quarter of the device may cost $0.90."""
@@ -225,6 +228,30 @@ def test_a_held_job_waits_until_it_is_released(rig: Rig) -> None:
     Queue(rig.store).change(caller, job.job_id, QueueChange(is_held=False))
     rig.step()
     assert state_of(rig, job) is JobState.RUNNING
+
+
+def test_an_array_runs_as_many_jobs_at_once_as_it_may(rig: Rig) -> None:
+    """The planner rests while nothing changes; a new limit is a change."""
+    caller = make_caller(rig.store)
+    with rig.store.write() as tx:
+        team, array = teams.get_team(tx, caller.team_id), add_array(tx, caller.team_id, max_parallel=1)
+    members = [queue_job(rig, team, 1, array_id=array.array_id) for _ in range(4)]
+
+    def running() -> int:
+        rig.step("place")
+        return sum(state_of(rig, job) is JobState.RUNNING for job in members)
+
+    rig.step("lead", "survey")
+    assert running() == 1
+    assert running() == 1
+    assert {rig.job(job.job_id).phase for job in members[1:]} == {"array_limit"}
+    service = Arrays(rig.store, Submissions(rig.store, OneModel()))
+    service.set_max_parallel(caller, array.array_id, 3)
+    assert running() == 3
+    service.set_max_parallel(caller, array.array_id, 1)
+    assert running() == 3
+    service.set_max_parallel(caller, array.array_id, None)
+    assert running() == 4
 
 
 def test_why_names_the_reason_the_place_and_what_would_help(rig: Rig) -> None:

@@ -16,6 +16,7 @@ from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import idempotency
 from orchestrator.services.idempotency import RETRY_WINDOW, Repeat
 from orchestrator.services.jobs import Jobs
+from orchestrator.services.submissions import Submissions
 from orchestrator.store.session import Store
 from orchestrator.store.tables.accounts import idempotency_records as records
 from tests.support.plans import make_base_model
@@ -122,9 +123,9 @@ def test_a_repeat_is_answered_though_the_model_is_gone(store: Store, caller: Cal
     spec = JobSpec(model="one", training_file=file.file_id)
 
     def submit(models: Models) -> Job:
-        return Jobs(store, models).create(caller, spec, repeat=repeat)
+        return Jobs(store, Submissions(store, models)).create(caller, spec, repeat=repeat)
 
     first = submit(Models(make_base_model))
     assert submit(Models(gone)).job_id == first.job_id
     with pytest.raises(InvalidRequestError, match="no such model"):
-        Jobs(store, Models(gone)).create(caller, spec, repeat=Repeat(fingerprint="g", retries=1))
+        Jobs(store, Submissions(store, Models(gone))).create(caller, spec, repeat=Repeat(fingerprint="g", retries=1))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -17,58 +16,22 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.estimate import estimate_memory
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.models import LinearGroup, ModelFacts, ModelSourceKind
 from orchestrator.domain.observations import name_kind
 from orchestrator.domain.outcomes import interrupted, succeeded
 from orchestrator.domain.plan import resolve_plan
-from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.runtime.launcher import DeclaredDevice
 from orchestrator.services.idempotency import Repeat
 from orchestrator.services.jobs import Jobs
+from orchestrator.services.submissions import Submissions
 from orchestrator.store import attempts, devices, jobs, observations
 from orchestrator.store.session import Store
 from tests.support.observed import make_observation
+from tests.support.registries import FACTS, OneModel
 from tests.support.rows import add_attempt, add_file, add_key, add_queued_job, add_team
 from tests.support.threads import run_together
-
-FACTS = ModelFacts(
-    model_type="llama",
-    architecture="LlamaForCausalLM",
-    hidden_size=4096,
-    intermediate_size=11008,
-    num_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=32,
-    head_dim=128,
-    vocab_size=32000,
-    max_context_tokens=4096,
-    total_parameters=6_738_415_616,
-    tied_embeddings=False,
-    linear_groups=(
-        LinearGroup(name="q_proj", out_features=4096, in_features=4096, count=32),
-        LinearGroup(name="down_proj", out_features=4096, in_features=11008, count=32),
-    ),
-    has_chat_template=True,
-)
-
-
-@dataclass(frozen=True)
-class OneModel:
-    facts: ModelFacts = FACTS
-
-    def resolve(self, name: str) -> BaseModel:
-        return BaseModel(
-            name=name,
-            source=ModelSourceKind.PATH,
-            location="/models/llama",
-            revision="r1",
-            facts=self.facts,
-            files=(),
-            created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +65,12 @@ def world(store: Store) -> World:
         file = add_file(tx, team.team_id, status=FileStatus.PROCESSED, report={"rows": 20})
         key = add_key(tx, team.team_id)
     caller = Caller(key_id=key.key_id, team_id=team.team_id, team_name="vision", role=Role.MEMBER)
-    return World(store=store, service=Jobs(store, OneModel(), min_rows=10), caller=caller, file_id=file.file_id)
+    return World(
+        store=store,
+        service=Jobs(store, Submissions(store, OneModel(), min_rows=10)),
+        caller=caller,
+        file_id=file.file_id,
+    )
 
 
 def test_a_job_is_accepted_with_its_first_event(world: World) -> None:
@@ -166,7 +134,8 @@ def test_an_unusable_file_is_refused(world: World, changes: dict[str, object], c
 
 
 def test_a_model_without_a_chat_template_is_refused(world: World) -> None:
-    service = Jobs(world.store, OneModel(FACTS.model_copy(update={"has_chat_template": False})))
+    models = OneModel(FACTS.model_copy(update={"has_chat_template": False}))
+    service = Jobs(world.store, Submissions(world.store, models))
     spec = JobSpec(model="base", training_file=world.file_id)
     with pytest.raises(InvalidRequestError, match="no chat template"):
         service.create(world.caller, spec, repeat=Repeat(fingerprint="a"))
@@ -201,7 +170,7 @@ def test_a_job_is_refused_by_what_placement_would_reserve(world: World) -> None:
             kind = name_kind(plan, base_model="llama", family="llama", device_type="cpu")
             owner = {"attempt_id": attempt.attempt_id, "job_id": attempt.job_id, "team_id": attempt.team_id}
             observations.insert_observation(tx, make_observation(ratio=1.3, kind=kind, **owner))
-    service = Jobs(world.store, OneModel(), min_rows=10)
+    service = Jobs(world.store, Submissions(world.store, OneModel(), min_rows=10))
     taught = replace(world, service=service)
     with pytest.raises(CannotFitError, match=rf"needs {1.3 * 1.02 * raw / 2**30:.1f}"):
         taught.submit(training=fixed)

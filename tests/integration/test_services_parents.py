@@ -19,6 +19,7 @@ from orchestrator.domain.teams import Caller
 from orchestrator.services.estimates import Estimates
 from orchestrator.services.idempotency import Repeat
 from orchestrator.services.jobs import Jobs
+from orchestrator.services.submissions import Submissions
 from orchestrator.store import adapters, attempts, checkpoints, jobs
 from orchestrator.store.session import Store
 from tests.support.adapters import FACTS, make_plan
@@ -103,7 +104,7 @@ def world(store: Store) -> World:
         adapter = adapters.insert_adapter(tx, replace(made, manifest={"step": 9}))
         attempts.end_attempt(tx, attempt.attempt_id, attempt.lease_token, succeeded(), ended_at=tx.now())
     registry = Registry()
-    return World(store, registry, Jobs(store, registry), caller, adapter, checkpoint)
+    return World(store, registry, Jobs(store, Submissions(store, registry)), caller, adapter, checkpoint)
 
 
 def test_a_job_continues_on_the_base_model_with_the_parents_settings(world: World) -> None:

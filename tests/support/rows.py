@@ -3,17 +3,25 @@
 from datetime import datetime
 from typing import Any
 
+from orchestrator.domain.arrays import JobArray
 from orchestrator.domain.artifacts import Adapter, Checkpoint, File, FilePurpose, FileStatus
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.errors import InvalidRequestError
-from orchestrator.domain.ids import new_adapter_id, new_checkpoint_id, new_file_id, new_job_id, new_team_id
+from orchestrator.domain.ids import (
+    new_adapter_id,
+    new_array_id,
+    new_checkpoint_id,
+    new_file_id,
+    new_job_id,
+    new_team_id,
+)
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.pricing import Rate
 from orchestrator.domain.protocol import Entry, LogLine, Metric, StoredFile
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.domain.teams import ApiKey, Role, Team
-from orchestrator.store import attempts, files, jobs, keys, teams
+from orchestrator.store import arrays, attempts, files, jobs, keys, teams
 from orchestrator.store.session import ReadTx, WriteTx
 
 GIB = 2**30
@@ -53,7 +61,9 @@ def add_file(tx: WriteTx, team_id: str, **changes: Any) -> File:
     return files.insert_file(tx, make_file(tx, team_id, **changes))
 
 
-def add_job(tx: WriteTx, team_id: str | None = None, *, job_id: str | None = None, **spec: Any) -> Job:
+def add_job(
+    tx: WriteTx, team_id: str | None = None, *, job_id: str | None = None, array_id: str | None = None, **spec: Any
+) -> Job:
     """A job in validating_files."""
     team_id = team_id or add_team(tx).team_id
     if "training_file" not in spec:
@@ -70,9 +80,24 @@ def add_job(tx: WriteTx, team_id: str | None = None, *, job_id: str | None = Non
             spec=asked,
             seed=7,
             model_name=asked.model,
+            array_id=array_id,
         ),
         message="The job is created.",
     )
+
+
+def add_array(tx: WriteTx, team_id: str, *, max_parallel: int | None = None) -> JobArray:
+    """Without jobs; they name it."""
+    array = JobArray(
+        array_id=new_array_id(),
+        team_id=team_id,
+        created_by="key-1",
+        name="sweep",
+        max_parallel=max_parallel,
+        created_at=tx.now(),
+    )
+    arrays.insert_array(tx, array)
+    return array
 
 
 def add_queued_job(tx: WriteTx, team_id: str | None = None, **spec: Any) -> Job:

@@ -113,7 +113,7 @@ class StubApi:
                 self.end_headers()
                 self.wfile.write(answer.body if answer.cut_after is None else answer.body[: answer.cut_after])
 
-            do_GET = do_POST = do_DELETE = _serve
+            do_GET = do_POST = do_PATCH = do_DELETE = _serve
 
             def log_message(self, *_: object) -> None:
                 pass

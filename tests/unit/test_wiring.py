@@ -68,8 +68,8 @@ def test_estimates_are_traced_unless_the_settings_say_no_and_nothing_is_started(
     before = threading.active_count()
     traced = wiring.build_services(_settings(tmp_path, estimator_wait_seconds=3))
     plain = wiring.build_services(_settings(tmp_path, estimator="closed_form"))
-    assert isinstance(traced.jobs.sizer, TracedSizer)
-    assert (traced.jobs.sizer.tracer, traced.jobs.sizer.wait_seconds) == (traced.tracer, 3)
+    assert isinstance(traced.jobs.submissions.sizer, TracedSizer)
+    assert (traced.jobs.submissions.sizer.tracer, traced.jobs.submissions.sizer.wait_seconds) == (traced.tracer, 3)
     assert (plain.tracer, plain.estimates.sizer) == (None, ClosedFormSizer("TUNEPOOL_ESTIMATOR is closed_form"))
     assert threading.active_count() == before
     for services in (traced, plain):
