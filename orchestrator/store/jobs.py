@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, case, func, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, RowMapping, case, func, insert, or_, select, update
 
 from orchestrator.domain.errors import IllegalTransitionError, NotFoundError
 from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.pages import Page
 from orchestrator.domain.parents import Parent
 from orchestrator.domain.plan import TrainingPlan
+from orchestrator.domain.queries import ALL_JOBS, JobQuery, JobSort
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JobState, states_before_job
 from orchestrator.store.columns import bind_moment
@@ -61,6 +62,13 @@ class JobFilter:
     metadata_is_null: bool = False
     model: str | None = None
 
+
+_SORT_COLUMNS: Mapping[JobSort, tuple[Column[Any], ...]] = {
+    "created": (),
+    "model": (jobs.c.model_name,),
+    "status": (jobs.c.state,),
+    "tokens": (jobs.c.trained_tokens,),
+}
 
 _INSERT = insert(jobs).returning(jobs)
 _INSERT_PAIR = insert(job_metadata)
@@ -117,12 +125,19 @@ def lock_job(tx: WriteTx, job_id: str) -> Job:
     return _job(row)
 
 
-def list_jobs(tx: ReadTx, job_filter: JobFilter, *, limit: int = 20, after: str | None = None) -> Page[Job]:
-    """Newest first."""
-    listing = Listing(
-        table=jobs, key=jobs.c.job_id, order_by=(jobs.c.created_at, jobs.c.job_id), where=_matches(job_filter)
-    )
-    return read_page(tx, listing, _job, limit=limit, after=after)
+def list_jobs(
+    tx: ReadTx,
+    job_filter: JobFilter,
+    *,
+    limit: int = 20,
+    after: str | None = None,
+    which: JobQuery = ALL_JOBS,
+) -> Page[Job]:
+    """Newest first, unless `which` says otherwise."""
+    order = (*_SORT_COLUMNS[which.sort], jobs.c.created_at, jobs.c.job_id)
+    where = [*_matches(job_filter), *_matches_query(which)]
+    listing = Listing(table=jobs, key=jobs.c.job_id, order_by=order, where=where)
+    return read_page(tx, listing, _job, limit=limit, after=after, descending=which.descending)
 
 
 def _matches(job_filter: JobFilter) -> list[ColumnElement[bool]]:
@@ -140,6 +155,22 @@ def _matches(job_filter: JobFilter) -> list[ColumnElement[bool]]:
         holds = select(pair.c.job_id).where(pair.c.job_id == jobs.c.job_id, pair.c.key == key, pair.c.value == value)
         where.append(holds.exists())
     return where
+
+
+def _matches_query(which: JobQuery) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = []
+    if which.states is not None:
+        where.append(jobs.c.state.in_(sorted(which.states)))
+    if which.text:
+        where.append(_contains(which.text))
+    return where
+
+
+def _contains(text: str) -> ColumnElement[bool]:
+    columns = (jobs.c.job_id, jobs.c.model_name, jobs.c.fine_tuned_model)
+    pair = job_metadata.alias()
+    of_job = select(pair.c.job_id).where(pair.c.job_id == jobs.c.job_id, pair.c.value.icontains(text, autoescape=True))
+    return or_(*(column.icontains(text, autoescape=True) for column in columns), of_job.exists())
 
 
 def list_ending_in(tx: ReadTx, end: str, team_id: str | None) -> list[Job]:
