@@ -63,7 +63,7 @@ def figures(step: int, total: int) -> dict[str, float]:
         "learning_rate": 2e-4 * rise * (1 - step / (total + 1)),
         "grad_norm": 0.8 + 0.5 * abs(noise) + 1.2 * math.exp(-6 * step / total),
         "tokens_per_second": 910 + 60 * noise,
-        "device_bytes": float(1500 * MIB + int(220 * MIB * (1 - math.exp(-step / 3)))),
+        "device_bytes": float(660 * MIB + int(180 * MIB * (1 - math.exp(-step / 3)))),
     }
 
 
@@ -142,7 +142,7 @@ def _begin(trainer: Trainer, server: ApiServer) -> None:
     trainer.report(
         Phase(phase="training"),
         LogLine(stream="tunepool", text="The model is loaded; training begins."),
-        Peak(allocated_bytes=1100 * MIB, reserved_bytes=1350 * MIB, device_bytes=1720 * MIB),
+        Peak(allocated_bytes=130 * MIB, reserved_bytes=150 * MIB, device_bytes=838 * MIB),
     )
     server.step()
 

@@ -25,7 +25,8 @@ from orchestrator.services.costs import Costs as CostsService
 from orchestrator.services.jobs import Jobs as JobsService
 
 router = APIRouter(prefix="/jobs", route_class=PageRoute)
-EVENTS_SHOWN = 100
+EVENTS_READ = 300
+"""Of them the messages are shown; losses are events too, at most a hundred an attempt, and are in the charts."""
 CHECKPOINTS_SHOWN = 20
 LINES_SHOWN = 200
 """Of the log, without scripts; with them it is read as it is scrolled."""
@@ -38,14 +39,16 @@ def show_job_page(
     found = jobs.get(caller, job_id)
     head = describe_head(caller, jobs, costs, found)
     job: JobOut = head["job"]
-    events = jobs.events(caller, job_id, limit=EVENTS_SHOWN)
+    events = jobs.events(caller, job_id, limit=EVENTS_READ)
     checkpoints = jobs.checkpoints(caller, job_id, limit=CHECKPOINTS_SHOWN)
     lines = jobs.logs(caller, job_id, limit=LINES_SHOWN, which=LineQuery(descending=True))
     url = str(request.base_url).rstrip("/")
     values: dict[str, Any] = {
         **head,
-        "events": [EventOut.of(event) for event in events.items],
+        "events": [EventOut.of(event) for event in events.items if event.type == "message"],
+        "last_event_id": events.items[0].event_id if events.items else "",
         "more_events": events.has_more,
+        "limit_usd_micros": found.spec.max_cost_usd_micros,
         "checkpoints": [CheckpointOut.of(item, found, job.team) for item in checkpoints.items],
         "lines": [LogOut.of(line) for line in reversed(lines.items)],
         "settings": show_settings(job, found.spec.method.supervised.hyperparameters.model_dump(mode="json")),

@@ -27,28 +27,28 @@ PLAN_NAMES = {
 class Setting:
     """`became` is None where the field was taken as it was asked."""
 
-    section: str
     name: str
     asked: str
     became: str | None
 
 
-def show_settings(job: JobOut, hyperparameters: dict[str, Any]) -> list[Setting]:
-    """`hyperparameters` as they were asked for; the job shows them resolved."""
+def show_settings(job: JobOut, hyperparameters: dict[str, Any]) -> dict[str, list[Setting]]:
+    """By section. `hyperparameters` as they were asked for; the job shows them resolved."""
     sections: dict[str, dict[str, Any]] = {
-        "hyperparameters": hyperparameters,
-        "lora": job.lora.model_dump(mode="json"),
-        "quantization": job.quantization.model_dump(mode="json"),
         "training": job.training.model_dump(mode="json"),
+        "lora": job.lora.model_dump(mode="json"),
+        "hyperparameters": hyperparameters,
+        "quantization": job.quantization.model_dump(mode="json"),
         "resources": job.resources.model_dump(mode="json"),
+        "job": {"priority": job.priority, "max_cost_usd": job.max_cost_usd, "seed": job.seed, "suffix": job.suffix},
     }
-    rows = [
-        Setting(section=section, name=name, asked=_say(value), became=_became(job, f"{section}.{name}", value))
+    return {
+        section: [
+            Setting(name=name, asked=_say(value), became=_became(job, f"{section}.{name}", value))
+            for name, value in values.items()
+        ]
         for section, values in sections.items()
-        for name, value in values.items()
-    ]
-    limits = {"priority": job.priority, "max_cost_usd": job.max_cost_usd, "seed": job.seed, "suffix": job.suffix}
-    return rows + [Setting(section="job", name=n, asked=_say(v), became=None) for n, v in limits.items()]
+    }
 
 
 def _became(job: JobOut, path: str, asked: Any) -> str | None:

@@ -11,20 +11,24 @@ export function colourOf(name) {
   return getComputedStyle(probe).color;
 }
 
-/** `series`: [{label, colour, dash?}]. Rows are [x, ...values], null where a series has none. */
+/**
+ * `series`: [{label, colour, dash?, points?}]; `limits` gives the ends of the vertical axis for the lowest and highest
+ * value, `steps` the distances that its ticks may have.
+ */
 export class Chart {
-  constructor(box, { series, say = describeFigure, log = false, limits = null }) {
+  constructor(box, { series, say = describeFigure, limits = null, steps = undefined }) {
     this.box = box;
     this.series = series;
     this.say = say;
     this.limits = limits;
+    this.steps = steps;
     this.axis = "step";
     this.rows = new Map();
     this.began = 0;
     this.plot = null;
     this.due = false;
     new ResizeObserver(() => this.plot?.setSize(this.size())).observe(box);
-    for (const query of ["(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", () => this.rebuild());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.rebuild());
   }
 
   size() {
@@ -98,7 +102,7 @@ export class Chart {
       legend: { live: true },
       axes: [
         { ...axis, space: 56, values: (u, splits) => splits.map((value) => (Number.isInteger(value) || this.axis !== "step" ? sayX(value) : "")) },
-        { ...axis, size: 62, values: (u, splits) => splits.map((value) => (value == null ? "" : this.say(value))) },
+        { ...axis, size: 62, incrs: this.steps, values: (u, splits) => splits.map((value) => (value == null ? "" : this.say(value))) },
       ],
       series: [
         { label: this.axis === "step" ? "step" : "after", value: (u, value) => (value == null ? "–" : sayX(value)) },

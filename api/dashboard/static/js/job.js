@@ -22,6 +22,7 @@ const KINDS = {
     columns: { device_bytes: 0 },
     say: (value) => (value == null ? "–" : describeBytes(value)),
     limits: (low, high) => [0, high],
+    steps: Array.from({ length: 24 }, (_, power) => 2 ** (20 + power)),
   },
 };
 const charts = new Map();
@@ -68,8 +69,9 @@ function end() {
 // ---- events -----------------------------------------------------------------------------------------------------
 const events = document.querySelector("[data-events]");
 function showEvent(event) {
+  if (event.type === "metrics") return; // It is in the charts.
   const item = document.createElement("li");
-  item.className = `${["warn", "error"].includes(event.level) ? event.level : "info"} ${event.type === "metrics" ? "metrics" : ""}`;
+  item.className = `${["warn", "error"].includes(event.level) ? event.level : "info"}`;
   const text = document.createElement("p");
   text.textContent = plain(event.message);
   const time = document.createElement("time");
