@@ -1,16 +1,20 @@
-"""A pool that looks lived in, for tests of the dashboard: two teams, jobs in every state, real rows behind every page."""
+"""A pool that looks lived in, for tests of the dashboard: two teams, jobs in every state, rows behind every page."""
 
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.protocol import Failed, LogLine, Metric, Peak, Phase, Progress
 from orchestrator.domain.teams import Role
 from tests.support.launchers import GIB, cpu_device
-from tests.support.servers import ApiServer
+from tests.support.servers import ApiServer, run_server
+from tests.support.storage import StorageServer
 from tests.support.trainers import Trainer
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -26,6 +30,26 @@ HOSTILE_LINES = (
 )
 
 
+PAGES = {
+    "overview": "/",
+    "jobs": "/jobs",
+    "running": "/jobs/{running}",
+    "succeeded": "/jobs/{succeeded}",
+    "failed": "/jobs/{failed}",
+    "paused": "/jobs/{paused}",
+    "compare": "/compare?job={running}&job={succeeded}",
+    "new": "/new?from={running}",
+    "data": "/data",
+    "file": "/data/{file}",
+    "broken": "/data/{broken_file}",
+    "pool": "/pool",
+    "models": "/models",
+    "teams": "/teams",
+    "reports": "/reports",
+}
+"""Every page, by a name; ids are those of a filled pool."""
+
+
 @dataclass
 class Pool:
     """`ids` names jobs by what they are like; keys are members' of the two teams."""
@@ -38,6 +62,9 @@ class Pool:
     @property
     def url(self) -> str:
         return self.server.url
+
+    def path(self, page: str) -> str:
+        return PAGES[page].format(**self.ids)
 
 
 def chats(count: int = 24) -> bytes:
@@ -85,11 +112,8 @@ def train(trainer: Trainer, server: ApiServer, first: int, last: int) -> None:
 
 
 def fill(server: ApiServer) -> Pool:
-    """Two devices, a third that nobody uses; team 'support' has most jobs, team 'vision' one of its own."""
-    server.launcher.devices = [
-        cpu_device("node-a", total_bytes=14 * GIB),
-        cpu_device("node-b", total_bytes=8 * GIB),
-    ]
+    """Two devices; team 'support' has jobs in every state, team 'vision' one of its own."""
+    server.launcher.devices = [cpu_device("node-a", total_bytes=14 * GIB), cpu_device("node-b", total_bytes=8 * GIB)]
     for team in ("support", "vision"):
         server.make_team(team)
     keys = {team: server.make_key(team=team) for team in ("support", "vision")}
@@ -98,46 +122,51 @@ def fill(server: ApiServer) -> Pool:
     server.step()
     pool = Pool(server=server, ids={}, keys=keys, trainers={})
     with server.http(keys["support"]) as http:
-        file_id = _upload(http, "lamps.jsonl", chats())
-        held = _upload(http, "heldout.jsonl", chats(12))
-        pool.ids["hostile_file"] = _upload(http, HOSTILE_NAME, chats(12))
-        pool.ids["file"] = file_id
-        pool.ids["broken_file"] = _upload(http, "broken.jsonl", chats(3) + b'{"messages": [}\n{"text": "no chat"}\n')
-        submit = _submitter(http, file_id)
-        pool.ids["succeeded"] = submit(suffix="lamps-v1", validation_file=held)
-        trainer = Trainer(server, pool.ids["succeeded"])
-        _begin(trainer, server)
-        train(trainer, server, 1, 4)
-        trainer.save(4)
-        train(trainer, server, 5, 9)
-        trainer.succeed()
-        pool.ids["failed"] = submit(suffix="lamps-hot", training={"learning_rate": 0.9})
-        failed = Trainer(server, pool.ids["failed"])
-        _begin(failed, server)
-        train(failed, server, 1, 3)
-        failed.report(Failed(failure=FailureKind.DIVERGED, message="At step 4 the loss is not a finite number any more."))
-        server.step()
-        pool.ids["cancelled"] = submit(suffix="mistake")
-        http.post(f"{JOBS}/{pool.ids['cancelled']}/cancel")
-        pool.ids["running"] = submit(suffix="lamps-v2", validation_file=held, max_cost_usd="5", lora={"r": 32})
-        running = pool.trainers["running"] = Trainer(server, pool.ids["running"])
-        _begin(running, server)
-        running.report(*(LogLine(stream="stderr", level="warn", text=line) for line in HOSTILE_LINES))
-        train(running, server, 1, 7)
-        pool.ids["queued"] = submit(suffix="lamps-wide", resources={"exclusive": True}, training={"max_seq_length": 128})
-        server.step("validate")
-        pool.ids["validating"] = submit(suffix="<b>bold</b>".replace("<b>", "b-").replace("</b>", ""), metadata={"run": HOSTILE_LINES[0]})
-        http.post(f"{JOBS}/{pool.ids['validating']}/pause")
+        _fill_support(pool, http)
     with server.http(keys["vision"]) as http:
-        foreign_file = _upload(http, "secret-captions.jsonl", chats(12))
-        pool.ids["foreign"] = _submitter(http, foreign_file)(suffix="secret-captions")
+        file_id = pool.ids["foreign_file"] = upload(http, "secret-captions.jsonl", chats(12))
+        pool.ids["foreign"] = submit(http, file_id, suffix="secret-captions")
         foreign = pool.trainers["foreign"] = Trainer(server, pool.ids["foreign"])
-        _begin(foreign, server)
+        begin(foreign, server)
         train(foreign, server, 1, 2)
     return pool
 
 
-def _begin(trainer: Trainer, server: ApiServer) -> None:
+def _fill_support(pool: Pool, http: Any) -> None:
+    server, ids = pool.server, pool.ids
+    ids["file"] = upload(http, "lamps.jsonl", chats())
+    held = upload(http, "heldout.jsonl", chats(12))
+    ids["hostile_file"] = upload(http, HOSTILE_NAME, chats(12))
+    ids["broken_file"] = upload(http, "broken.jsonl", chats(3) + b'{"messages": [}\n{"text": "no chat"}\n')
+    ids["succeeded"] = submit(http, ids["file"], suffix="lamps-v1", validation_file=held)
+    trainer = Trainer(server, ids["succeeded"])
+    begin(trainer, server)
+    train(trainer, server, 1, 4)
+    trainer.save(4)
+    train(trainer, server, 5, 9)
+    trainer.succeed()
+    ids["failed"] = submit(http, ids["file"], suffix="lamps-hot", training={"learning_rate": 0.9})
+    failed = Trainer(server, ids["failed"])
+    begin(failed, server)
+    train(failed, server, 1, 3)
+    failed.report(Failed(failure=FailureKind.DIVERGED, message="At step 4 the loss is not a finite number any more."))
+    server.step()
+    ids["cancelled"] = submit(http, ids["file"], suffix="mistake")
+    http.post(f"{JOBS}/{ids['cancelled']}/cancel")
+    ids["running"] = submit(
+        http, ids["file"], suffix="lamps-v2", validation_file=held, max_cost_usd="5", lora={"r": 32}
+    )
+    running = pool.trainers["running"] = Trainer(server, ids["running"])
+    begin(running, server)
+    running.report(*(LogLine(stream="stderr", level="warn", text=line) for line in HOSTILE_LINES))
+    train(running, server, 1, 7)
+    ids["starting"] = submit(http, ids["file"], suffix="lamps-wide", resources={"exclusive": True})
+    server.step("validate")
+    ids["paused"] = submit(http, ids["file"], metadata={"run": HOSTILE_LINES[0]})
+    http.post(f"{JOBS}/{ids['paused']}/pause")
+
+
+def begin(trainer: Trainer, server: ApiServer) -> None:
     trainer.begin()
     trainer.report(
         Phase(phase="training"),
@@ -147,16 +176,27 @@ def _begin(trainer: Trainer, server: ApiServer) -> None:
     server.step()
 
 
-def _upload(http: Any, name: str, data: bytes) -> str:
+def upload(http: Any, name: str, data: bytes) -> str:
     answer = http.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": (name, data)})
     return str(answer.json()["id"])
 
 
-def _submitter(http: Any, file_id: str) -> Any:
-    def submit(**fields: Any) -> str:
-        method = {"supervised": {"hyperparameters": {"n_epochs": 4}}}
-        answer = http.post(JOBS, json={"model": "tiny", "training_file": file_id, "method": method, **fields})
-        assert answer.is_success, answer.text
-        return str(answer.json()["id"])
+def submit(http: Any, file_id: str, **fields: Any) -> str:
+    method = {"supervised": {"hyperparameters": {"n_epochs": 4}}}
+    answer = http.post(JOBS, json={"model": "tiny", "training_file": file_id, "method": method, **fields})
+    assert answer.is_success, answer.text
+    return str(answer.json()["id"])
 
-    return submit
+
+@pytest.fixture(scope="module")
+def dashboard(
+    storage_server: StorageServer, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
+) -> Iterator[Pool]:
+    """A filled pool that the tests of a module share; memory is estimated by formulas, so no tracer is started."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    database = folder / "tunepool.db"
+    database.write_bytes(sqlite_template.read_bytes())
+    options: dict[str, Any] = {"model_roots": (tiny_model.parent,), "estimator": "closed_form"}
+    with run_server(storage_server, f"sqlite:///{database}", folder, **options) as server:
+        server.services.models.add(server.admin, "tiny", str(tiny_model))
+        yield fill(server)

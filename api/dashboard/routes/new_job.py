@@ -15,7 +15,7 @@ from api.dashboard.views.snippets import show_job
 from api.dependencies import Adapters, Estimates, Files, Jobs, Models, Pool, Reader, Writer
 from api.schemas.estimates import EstimateOut
 from api.schemas.files import FileOut
-from api.schemas.submissions import EstimateCreate, JobCreate
+from api.schemas.submissions import AskedShape, EstimateCreate, JobCreate
 from api.validation import explain_problems
 from orchestrator.domain.artifacts import FilePurpose
 from orchestrator.domain.errors import RequestError, UnavailableError
@@ -100,7 +100,7 @@ def submit_job(
         repeat = Marks(key=read_field(form, "once") or None).of(body)
         job = jobs.create(caller, asked.to_spec(), repeat=repeat)
     except ValidationError as error:
-        problem: RequestError = explain_problems(error.errors(), body=None, model=JobCreate)
+        problem: RequestError = _explain(error, JobCreate)
         return _refuse(request, values, choices, problem)
     except RequestError as error:
         return _refuse(request, values, choices, error)
@@ -120,9 +120,15 @@ def make_preview(caller: Caller, estimates: EstimatesService, values: Values) ->
         spec = EstimateCreate.model_validate(body).to_spec()
         return Preview(estimate=EstimateOut.of(estimates.estimate(caller, spec)), body=body)
     except ValidationError as error:
-        return Preview(problem=explain_problems(error.errors(), body=None, model=EstimateCreate))
+        return Preview(problem=_explain(error, EstimateCreate))
     except (RequestError, UnavailableError) as error:
         return Preview(problem=error)
+
+
+def _explain(error: ValidationError, model: type[AskedShape]) -> RequestError:
+    """As the API explains a body that is wrong."""
+    problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+    return explain_problems(problems, body=None, model=model)
 
 
 def _describe_preview(request: Request, preview: Preview) -> dict[str, Any]:

@@ -30,8 +30,7 @@ function countTicks() {
   const label = form?.querySelector("[data-ticked]");
   if (!label) return;
   const ticked = form.querySelectorAll('input[name="job"]:checked').length;
-  label.textContent = ticked ? `${ticked} ticked` : "Tick jobs to act on several at once.";
-  for (const button of form.querySelectorAll(".bulk button")) button.disabled = ticked === 0;
+  label.textContent = `${ticked} ticked`;
 }
 
 document.addEventListener("click", async (event) => {
