@@ -100,7 +100,7 @@ def submit_job(
         repeat = Marks(key=read_field(form, "once") or None).of(body)
         job = jobs.create(caller, asked.to_spec(), repeat=repeat)
     except ValidationError as error:
-        problem: RequestError = _explain(error, JobCreate)
+        problem: RequestError = _explain(error, JobCreate, values)
         return _refuse(request, values, choices, problem)
     except RequestError as error:
         return _refuse(request, values, choices, error)
@@ -120,15 +120,15 @@ def make_preview(caller: Caller, estimates: EstimatesService, values: Values) ->
         spec = EstimateCreate.model_validate(body).to_spec()
         return Preview(estimate=EstimateOut.of(estimates.estimate(caller, spec)), body=body)
     except ValidationError as error:
-        return Preview(problem=_explain(error, EstimateCreate))
+        return Preview(problem=_explain(error, EstimateCreate, values))
     except (RequestError, UnavailableError) as error:
         return Preview(problem=error)
 
 
-def _explain(error: ValidationError, model: type[AskedShape]) -> RequestError:
+def _explain(error: ValidationError, model: type[AskedShape], values: Values) -> RequestError:
     """As the API explains a body that is wrong."""
     problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
-    return explain_problems(problems, body=None, model=model)
+    return explain_problems(problems, body=build_body(values), model=model)
 
 
 def _describe_preview(request: Request, preview: Preview) -> dict[str, Any]:
