@@ -116,7 +116,7 @@ class LogLine(Message):
 
 
 class Metric(Message):
-    """Figures of one step. Names: train_loss, eval_loss, learning_rate, grad_norm, tokens_per_second, epoch, …"""
+    """Figures of one step. Names: train_loss, eval_loss, learning_rate, grad_norm, tokens_per_second, epoch, peak_device_bytes, …"""
 
     kind: Literal["metric"] = "metric"
     step: int

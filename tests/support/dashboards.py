@@ -90,7 +90,7 @@ def figures(step: int, total: int) -> dict[str, float]:
         "learning_rate": 2e-4 * rise * (1 - step / (total + 1)),
         "grad_norm": 0.8 + 0.5 * abs(noise) + 1.2 * math.exp(-6 * step / total),
         "tokens_per_second": 910 + 60 * noise,
-        "device_bytes": float(660 * MIB + int(180 * MIB * (1 - math.exp(-step / 3)))),
+        "peak_device_bytes": float(660 * MIB + int(180 * MIB * (1 - math.exp(-step / 3)))),
     }
 
 

@@ -19,7 +19,7 @@ const KINDS = {
   grad_norm: { series: [{ label: "gradient norm", colour: "hue-3" }], columns: { grad_norm: 0 } },
   memory: {
     series: [{ label: "measured peak", colour: "hue-6" }, { label: "predicted", colour: "faint", dash: [6, 4] }],
-    columns: { device_bytes: 0 },
+    columns: { peak_device_bytes: 0 },
     say: (value) => (value == null ? "–" : describeBytes(value)),
     limits: (low, high) => [0, high],
     steps: Array.from({ length: 24 }, (_, power) => 2 ** (20 + power)),
@@ -42,7 +42,7 @@ function showMetric(metric) {
       if (value === undefined) continue;
       figure.hidden = false;
       chart.add(metric.step, metric.step, Math.max(0, metric.at - began), column, value);
-      if (name === "device_bytes" && predictedBytes) chart.add(metric.step, metric.step, Math.max(0, metric.at - began), 1, predictedBytes);
+      if (name === "peak_device_bytes" && predictedBytes) chart.add(metric.step, metric.step, Math.max(0, metric.at - began), 1, predictedBytes);
       if (column === 0) figure.querySelector("[data-last]").textContent = (kind.say ?? describeFigure)(value);
     }
   }

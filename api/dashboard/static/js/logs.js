@@ -21,7 +21,7 @@ export class LogView {
     this.lines = [];
     this.following = true;
     this.reading = false;
-    this.whole = { before: false, after: false };
+    this.whole = { before: true, after: true };
     this.epoch = 0;
     this.due = false;
     this.space = document.createElement("div");
@@ -59,6 +59,7 @@ export class LogView {
     const epoch = ++this.epoch;
     this.stream?.stop();
     this.stream = null;
+    this.whole = { before: true, after: true }; // Until the first page is here, scrolling reads nothing.
     this.setFollowing(!fromStart);
     this.say("reading");
     try {
