@@ -96,7 +96,7 @@ def test_a_session_reads_the_api_and_never_changes_it(dashboard: Pool, member: h
 @pytest.mark.parametrize("given", ["", "00" * 64, "not hex", "other"])
 def test_a_form_without_our_token_is_refused(dashboard: Pool, member: httpx2.Client, given: str) -> None:
     forged = make_token(dashboard.keys["vision"]) if given == "other" else given
-    for path in (f"/jobs/{dashboard.ids['running']}/cancel", "/new", "/logout", "/jobs/chosen", "/theme"):
+    for path in (f"/jobs/{dashboard.ids['running']}/cancel", "/new", "/logout", "/jobs/cancel", "/theme"):
         answer = member.post(path, data={"csrf": forged, "theme": "dark"})
         assert answer.status_code == 403, path
         assert "bad_csrf_token" in answer.text
@@ -168,13 +168,13 @@ def test_a_viewer_is_offered_nothing_that_changes_something(dashboard: Pool) -> 
         for page in PAGES:
             text = http.get(dashboard.path(page)).text
             forms = set(re.findall(r'<form[^>]*action="([^"]+)"', text))
-            assert not forms - {"/theme", "/logout", "/jobs", "/jobs/chosen", "/new"}, page
+            assert not forms - {"/theme", "/logout", "/jobs", "/jobs/compare", "/new"}, page
             assert "Cancel</button>" not in text
             assert "Submit job" not in text
         refused = http.post(f"/jobs/{dashboard.ids['running']}/cancel", data={"csrf": token(dashboard, "viewer")})
         assert refused.status_code == 403
-        bulk = {"csrf": token(dashboard, "viewer"), "job": dashboard.ids["running"], "action": "cancel"}
-        assert http.post("/jobs/chosen", data=bulk).status_code == 403
+        bulk = {"csrf": token(dashboard, "viewer"), "job": dashboard.ids["running"]}
+        assert http.post("/jobs/cancel", data=bulk).status_code == 403
 
 
 def test_jobs_are_filtered_searched_sorted_and_paged(dashboard: Pool, member: httpx2.Client) -> None:

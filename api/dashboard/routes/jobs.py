@@ -5,10 +5,10 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dashboard.forms import Form, PageRoute, read_field
+from api.dashboard.forms import Form, PageRoute
 from api.dashboard.rendering import go_to, render, wants_fragment
 from api.dashboard.views.jobs import WORDS, show_jobs
-from api.dependencies import After, Jobs, Reader, WhichJobs
+from api.dependencies import After, Jobs, Reader, WhichJobs, Writer
 from orchestrator.domain.errors import IllegalTransitionError, InvalidRequestError
 from orchestrator.domain.queries import JobQuery
 from orchestrator.domain.teams import Caller
@@ -53,24 +53,29 @@ def _query(which: JobQuery, *, after: str | None = None) -> str:
     return urlencode(pairs + ([("after", after)] if after else []))
 
 
-@router.post("/chosen")
-def act_on_chosen(request: Request, caller: Reader, form: Form, jobs: Jobs) -> Response:
-    """Of the jobs that are ticked: compared, or cancelled one by one; those that ended meanwhile are counted."""
-    chosen = [str(job_id) for job_id in form.getlist("job")]
-    if not chosen:
-        raise InvalidRequestError("no job is ticked", param="job")
-    if read_field(form, "action") == "compare":
-        if len(chosen) > MOST_COMPARED:
-            raise InvalidRequestError(f"at most {MOST_COMPARED} jobs can be compared", param="job")
-        return go_to(request, f"/compare?{urlencode([('job', job_id) for job_id in chosen])}")
-    if len(chosen) > MOST_AT_ONCE:
-        raise InvalidRequestError(f"at most {MOST_AT_ONCE} jobs at once", param="job")
-    done, ended = _cancel_all(caller, jobs, chosen)
+@router.post("/compare")
+def compare_chosen(request: Request, caller: Reader, form: Form) -> Response:
+    chosen = _read_chosen(form, most=MOST_COMPARED)
+    return go_to(request, f"/compare?{urlencode([('job', job_id) for job_id in chosen])}")
+
+
+@router.post("/cancel")
+def cancel_chosen(request: Request, caller: Writer, form: Form, jobs: Jobs) -> Response:
+    """One by one; those that had ended before are counted."""
+    done, ended = _cancel_all(caller, jobs, _read_chosen(form, most=MOST_AT_ONCE))
     return go_to(request, f"/jobs?cancelled={done}-{ended}")
 
 
+def _read_chosen(form: Form, *, most: int) -> list[str]:
+    """The ids of the jobs that are ticked. Raises InvalidRequestError for none, and for too many."""
+    chosen = [str(job_id) for job_id in form.getlist("job")]
+    if not 0 < len(chosen) <= most:
+        raise InvalidRequestError(f"tick from 1 to {most} jobs; {len(chosen)} are ticked", param="job")
+    return chosen
+
+
 def _cancel_all(caller: Caller, jobs: JobsService, chosen: list[str]) -> tuple[int, int]:
-    """How many are cancelled, and how many had ended before. Raises ForbiddenError for a viewer."""
+    """How many are cancelled, and how many had ended before."""
     done = 0
     for job_id in chosen:
         try:
