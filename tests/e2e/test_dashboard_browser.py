@@ -46,7 +46,8 @@ def fresh(dashboard: Pool) -> Iterator[Trainer]:
 def test_every_page_in_both_themes_and_widths(
     browser: Browser, dashboard: Pool, theme: str, size: dict[str, int]
 ) -> None:
-    """No script error, nothing that the policy refuses, nothing wider than the window, nothing serious for axe."""
+    """No script error, nothing that the policy refuses, nothing wider than the window, nothing serious for axe, which
+    looks at each theme once."""
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"viewport": size, "color_scheme": theme, "reduced_motion": "reduce"}
     with visit(browser, dashboard.url, dashboard.keys["support"], **options) as found:
@@ -56,7 +57,8 @@ def test_every_page_in_both_themes_and_widths(
                 expect(shown.locator(".u-wrap canvas").first).to_be_visible()
             too_wide = shown.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert too_wide <= 0, (page, too_wide)
-            assert _serious(shown) == [], page
+            if (size is DESKTOP) == (theme == "light"):
+                assert _serious(shown) == [], page
             shown.screenshot(path=ARTIFACTS / f"{page}-{theme}-{size['width']}.png", full_page=True)
 
 
