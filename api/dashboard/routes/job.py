@@ -93,7 +93,7 @@ def _kind_of(job: JobOut, attempts: list[AttemptOut]) -> str:
 
 def _predicted_bytes(job: JobOut, attempts: list[AttemptOut]) -> int | None:
     predicted = ((job.estimate or {}).get("memory") or {}).get(_kind_of(job, attempts))
-    return None if predicted is None else int(predicted["device_bytes"])
+    return None if predicted is None else int(predicted["total_bytes"])
 
 
 def _predicted_seconds(job: JobOut, attempts: list[AttemptOut]) -> float | None:

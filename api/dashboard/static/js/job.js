@@ -18,7 +18,7 @@ const KINDS = {
   tokens_per_second: { series: [{ label: "tokens/s", colour: "hue-4" }], columns: { tokens_per_second: 0 }, limits: (low, high) => [0, high] },
   grad_norm: { series: [{ label: "gradient norm", colour: "hue-3" }], columns: { grad_norm: 0 } },
   memory: {
-    series: [{ label: "measured peak", colour: "hue-6" }, { label: "predicted", colour: "faint", dash: [6, 4] }],
+    series: [{ label: "measured peak", colour: "hue-6" }, { label: "predicted, with margin", colour: "faint", dash: [6, 4] }],
     columns: { peak_device_bytes: 0 },
     say: (value) => (value == null ? "–" : describeBytes(value)),
     limits: (low, high) => [0, high],
