@@ -272,6 +272,24 @@ def test_the_overview_moves_by_itself(member: Visit, dashboard: Pool) -> None:
         http.post(f"{JOBS}/{job_id}/cancel")
 
 
+def test_the_list_of_jobs_moves_by_itself_but_not_under_somebodys_ticks(member: Visit, dashboard: Pool) -> None:
+    page = member.open("/jobs")
+    with dashboard.server.http(dashboard.keys["support"]) as http:
+        job_id = submit(http, dashboard.ids["file"], suffix="new-in-the-list")
+        row = page.get_by_role("row", name="new-in-the-list")
+        expect(row).to_be_visible()
+        row.get_by_role("checkbox").check()
+        http.post(f"{JOBS}/{job_id}/cancel")
+        refused = page.evaluate(
+            "() => new Promise(done => document.addEventListener('htmx:beforeRequest', e => done(e.defaultPrevented)))"
+        )
+        assert refused
+        expect(row.get_by_role("checkbox")).to_be_checked()
+        row.get_by_role("checkbox").uncheck()
+        page.locator("h1").click()
+        expect(row).to_contain_text("cancelled")
+
+
 def test_by_keyboard_alone(browser: Browser, dashboard: Pool) -> None:
     """From the login to a job, its log and back, with nothing but Tab, Enter, Space and letters."""
     with visit(browser, dashboard.url, None) as found:

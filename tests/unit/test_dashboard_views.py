@@ -167,9 +167,10 @@ def test_the_prediction_is_shown_for_the_kind_of_device_that_the_attempt_has() -
 FULL = {
     "model": "tiny", "training_file": "file-1", "validation_file": "file-2", "suffix": "a", "seed": "3",
     "priority": "-5", "max_cost_usd": "1.5", "epochs": "2", "batch_size": "4", "learning_rate": "2e-4",
-    "max_seq_length": "512", "micro_batch_size": "2", "gradient_checkpointing": "yes", "optimizer": "sgd", "scheduler": "cosine",
-    "warmup_ratio": "0.1", "max_steps": "9", "lora_r": "8", "lora_alpha": "24", "lora_dropout": "0.1",
-    "lora_targets": "q_proj, v_proj", "quantization": "nf4", "device_type": "cpu", "exclusive": "yes",
+    "max_seq_length": "512", "micro_batch_size": "2", "gradient_checkpointing": "yes", "optimizer": "sgd",
+    "scheduler": "cosine", "warmup_ratio": "0.1", "max_steps": "9", "lora_r": "8", "lora_alpha": "24",
+    "lora_dropout": "0.1", "lora_targets": "q_proj, v_proj", "quantization": "nf4", "device_type": "cpu",
+    "exclusive": "yes",
 }  # fmt: skip
 
 

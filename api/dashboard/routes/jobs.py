@@ -40,6 +40,7 @@ def show_list(
         "words": {state.value: word for state, word in WORDS.items()},
         "sorts": SORTS,
         "query": _query(which),
+        "here_query": _query(which, after=after),
         "cancelled": cancelled.split("-") if cancelled else [],
     }
     return render(request, "parts/job_list.html" if wants_fragment(request) else "jobs.html", values)

@@ -36,8 +36,13 @@ function countTicks() {
 document.addEventListener("click", async (event) => {
   const copy = event.target.closest("[data-copy]");
   if (!copy) return;
-  await navigator.clipboard.writeText(copy.parentElement.querySelector("pre").textContent);
+  const code = copy.parentElement.querySelector("pre");
   const text = copy.lastChild;
+  if (!navigator.clipboard) { // Only a page over TLS or of this machine may write there; then it is chosen, to be copied.
+    getSelection().selectAllChildren(code);
+    return;
+  }
+  await navigator.clipboard.writeText(code.textContent);
   text.textContent = "Copied";
   setTimeout(() => (text.textContent = "Copy"), 1500);
 });
@@ -68,8 +73,10 @@ document.addEventListener("keydown", (event) => {
 
 // A page that nobody looks at asks for nothing, and a part that somebody is in the middle of is left alone.
 document.addEventListener("htmx:beforeRequest", (event) => {
-  const live = event.target.closest("[data-live]");
-  if (live && event.target === live && (document.hidden || live.contains(document.activeElement))) event.preventDefault();
+  if (!event.target.matches("[data-live]")) return;
+  const part = event.detail.target;
+  const busy = part.contains(document.activeElement) || part.querySelector("input:checked");
+  if (document.hidden || busy) event.preventDefault();
 });
 document.addEventListener("htmx:afterSwap", (event) => {
   showScriptParts(event.target);
