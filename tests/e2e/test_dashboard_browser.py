@@ -130,7 +130,7 @@ def test_a_job_is_paused_resumed_and_cancelled(member: Visit, dashboard: Pool) -
     expect(page.locator("#head .chip")).to_have_text("validating")
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#head .chip")).to_have_text("cancelled")
+    _expect_end(page, "cancelled")
     expect(page.get_by_role("button", name="Pause")).to_have_count(0)
 
 
@@ -162,6 +162,7 @@ def test_a_long_log_opens_at_its_end_and_stays_small(member: Visit, dashboard: P
         dashboard.server.step("watch")
     page = member.open(f"/jobs/{fresh.job_id}")
     log = page.locator("[data-log]")
+    expect(page.locator("[data-log-state]")).to_contain_text("1,000 lines")
     expect(log).to_contain_text(f"line {count}")
     assert log.locator(".line").count() < 120
     log.evaluate("box => { box.scrollTop = 0 }")
@@ -203,7 +204,13 @@ def test_the_form_shows_what_a_job_would_take_and_submits_it(member: Visit, dash
     expect(page.get_by_role("heading", name="by-form", level=1)).to_be_visible()
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#head .chip")).to_have_text("cancelled")
+    _expect_end(page, "cancelled")
+
+
+def _expect_end(page: Page, word: str) -> None:
+    """The page of a job that has just ended loads itself again, for what is there only now."""
+    expect(page.locator("#job")).to_have_attribute("data-final", "yes")
+    expect(page.locator("#head .chip")).to_have_text(word)
 
 
 def test_jobs_are_searched_ticked_compared_and_cancelled(member: Visit, dashboard: Pool) -> None:
@@ -294,6 +301,7 @@ def test_by_keyboard_alone(browser: Browser, dashboard: Pool) -> None:
     """From the login to a job, its log and back, with nothing but Tab, Enter, Space and letters."""
     with visit(browser, dashboard.url, None) as found:
         page = found.open("/login")
+        expect(page.get_by_label("API key")).to_be_focused()
         page.keyboard.type(dashboard.keys["support"])
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", name="Overview", level=1)).to_be_visible()

@@ -71,12 +71,14 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// A page that nobody looks at asks for nothing, and a part that somebody is in the middle of is left alone.
+// A page that nobody looks at asks for nothing, and a part that somebody is in the middle of is left alone, also by
+// an answer that was asked for before.
+const isBusy = (part) => part.contains(document.activeElement) || part.querySelector("input:checked") !== null;
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (!event.target.matches("[data-live]")) return;
-  const part = event.detail.target;
-  const busy = part.contains(document.activeElement) || part.querySelector("input:checked");
-  if (document.hidden || busy) event.preventDefault();
+  if (event.target.matches("[data-live]") && (document.hidden || isBusy(event.detail.target))) event.preventDefault();
+});
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.requestConfig.elt.matches("[data-live]") && isBusy(event.detail.target)) event.detail.shouldSwap = false;
 });
 document.addEventListener("htmx:afterSwap", (event) => {
   showScriptParts(event.target);
