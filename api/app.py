@@ -12,6 +12,13 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from api.auth import Authentication
+from api.dashboard.assets import load_assets
+from api.dashboard.rendering import build_environment
+from api.dashboard.routes import compare, data, job, job_actions, login, new_job, overview, reports, static
+from api.dashboard.routes import jobs as job_pages
+from api.dashboard.routes import models as model_pages
+from api.dashboard.routes import pool as pool_pages
+from api.dashboard.routes import teams as team_pages
 from api.errors import install_handlers
 from api.feeds import EncodedRows
 from api.metrics import HttpMetrics, PoolCollector
@@ -83,6 +90,25 @@ ROUTERS = tuple(
         health,
     )
 )
+PAGES = tuple(
+    module.router
+    for module in (
+        static,
+        login,
+        overview,
+        job_pages,
+        job,
+        job_actions,
+        compare,
+        new_job,
+        data,
+        pool_pages,
+        model_pages,
+        team_pages,
+        reports,
+    )
+)
+"""The dashboard; in no document, because what it shows is the API's."""
 UPLOAD_SHARE = 4
 """One thread in this many stores uploads; see `upload_threads`."""
 RESERVED_CONNECTIONS = 2
@@ -117,6 +143,8 @@ def describe_app() -> FastAPI:
     )
     for router in ROUTERS:
         app.include_router(router)
+    for router in PAGES:
+        app.include_router(router, include_in_schema=False)
     install_handlers(app)
     app.openapi = partial(cached_document, app)  # type: ignore[method-assign]
     return app
@@ -127,6 +155,8 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     app.state.settings = settings
     app.state.services = services
     app.state.streams = OpenStreams()
+    app.state.assets = load_assets()
+    app.state.templates = build_environment(app.state.assets)
     app.state.encoded_rows = EncodedRows()
     app.state.upload_limiter = CapacityLimiter(upload_threads(settings))
     app.state.registry = CollectorRegistry()

@@ -1,19 +1,26 @@
-"""Who asks: from an API key to a Caller, for every address that is not in PUBLIC_PATHS.
+"""Who asks: from an API key to a Caller, for every address that is not public.
 
-It stands before the router, so an address is closed until it is named here; a test walks every route.
+It stands before the router, so an address is closed until it is named here; a test walks every route. The key comes in
+the Authorization header, or in the dashboard's cookie, with which the API can be read and not changed.
 """
 
 from typing import Protocol
+from urllib.parse import quote
 
 from anyio import to_thread
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.dashboard import session
 from api.errors import error_response
 from orchestrator.domain.errors import ForbiddenError, TunepoolError, UnauthenticatedError
 from orchestrator.domain.teams import Caller, Role
 
-PUBLIC_PATHS = frozenset({"/health", "/ready"})
+PUBLIC_PATHS = frozenset({"/health", "/ready", "/login"})
+PUBLIC_FOLDER = "/static/"
+"""The dashboard's stylesheet and scripts, the same for everybody."""
+API_FOLDER = "/v1/"
 MAX_KEY_CHARACTERS = 512
 
 
@@ -35,24 +42,53 @@ class Authentication:
         self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in PUBLIC_PATHS):
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and is_public(scope["path"])):
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
         headers = Headers(scope=scope)
+        by_session = None if "authorization" in headers else session.read_cookie(headers)
         try:
-            secret = read_secret(headers.get("authorization"))
+            secret = by_session or read_secret(headers.get("authorization"))
             caller = self.keys.recall(secret)
             if caller is None:
                 caller = await to_thread.run_sync(self.keys.authenticate, secret)
             check_organization(caller, headers)
+            if by_session is not None:
+                check_session(scope)
         except TunepoolError as error:
-            await error_response(error, request_id=scope["state"]["request_id"])(scope, receive, send)
+            await refuse(error, scope, headers)(scope, receive, send)
             return
-        scope["state"]["caller"] = caller
+        scope["state"] |= {"caller": caller, "session_key": by_session}
         await self.app(scope, receive, send)
+
+
+def is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or (path.startswith(PUBLIC_FOLDER) and ".." not in path)
+
+
+def check_session(scope: Scope) -> None:
+    """A cookie rides along on whatever a browser sends, so it opens the API for reading only. The dashboard's own forms
+    carry a token, which their routes check."""
+    if scope["method"] not in session.SAFE_METHODS and scope["path"].startswith(API_FOLDER):
+        raise ForbiddenError(
+            "a browser's session reads the API; to change something send the key", code="session_reads"
+        )
+
+
+def refuse(error: TunepoolError, scope: Scope, headers: Headers) -> Response:
+    """The envelope; a person at a browser is shown where to log in instead."""
+    if isinstance(error, UnauthenticatedError) and not scope["path"].startswith(API_FOLDER):
+        target = "/login" if scope["path"] == "/" else f"/login?next={quote(scope['path'])}"
+        if "hx-request" in headers:
+            answer = error_response(error, request_id=scope["state"]["request_id"])
+            answer.headers["hx-redirect"] = "/login"
+            return answer
+        if "text/html" in headers.get("accept", ""):
+            return RedirectResponse(target, status_code=303)
+    return error_response(error, request_id=scope["state"]["request_id"])
 
 
 def read_secret(header: str | None) -> str:

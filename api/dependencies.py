@@ -13,6 +13,8 @@ from fastapi.security import HTTPBearer
 
 from api.feeds import Followed
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError
+from orchestrator.domain.queries import JobQuery, JobSort, LineQuery
+from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import (
     accuracy,
@@ -143,6 +145,36 @@ async def _metadata_filter(
 
 
 MetadataFilter = Annotated[Metadata, Depends(_metadata_filter)]
+
+
+async def _job_query(
+    status: Annotated[list[JobState] | None, Query(description="Only jobs in one of these states.")] = None,
+    search: Annotated[
+        str | None, Query(max_length=256, description="A part of the id, of a model's name or of a metadata value.")
+    ] = None,
+    sort: Annotated[
+        JobSort, Query(description="What the list is ordered by, before the moment of creation.")
+    ] = "created",
+    order: Annotated[Literal["asc", "desc"], Query(description="The order of all that is sorted by.")] = "desc",
+) -> JobQuery:
+    return JobQuery(states=status or None, text=search or None, sort=sort, descending=order == "desc")
+
+
+WhichJobs = Annotated[JobQuery, Depends(_job_query)]
+
+
+async def _line_query(
+    attempt: Annotated[int | None, Query(ge=1, description="Only this attempt's lines.")] = None,
+    level: Annotated[Literal["info", "warn", "error"] | None, Query(description="Only lines of this level.")] = None,
+    search: Annotated[
+        str | None, Query(max_length=256, description="Only lines that hold this text, in any case.")
+    ] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="By the line's place in the log.")] = "asc",
+) -> LineQuery:
+    return LineQuery(attempt=attempt, level=level, text=search or None, descending=order == "desc")
+
+
+WhichLines = Annotated[LineQuery, Depends(_line_query)]
 
 
 @dataclass(frozen=True, kw_only=True)

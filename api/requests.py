@@ -40,7 +40,7 @@ class JsonRoute(APIRoute):
 
         async def handle_json(request: Request) -> Response:
             parsed = JsonRequest(request.scope, request.receive)
-            parsed.raw = await _read_bounded(request, request.app.state.settings.max_body_bytes)
+            parsed.raw = await read_bounded(request, request.app.state.settings.max_body_bytes)
             if parsed.raw:
                 _require_json_type(request)
                 parsed.value = parse_json(parsed.raw)
@@ -49,7 +49,7 @@ class JsonRoute(APIRoute):
         return handle_json
 
 
-async def _read_bounded(request: Request, limit: int) -> bytes:
+async def read_bounded(request: Request, limit: int) -> bytes:
     """The whole body. Raises TooLargeError as soon as the announced or the received size is over the limit."""
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > limit:

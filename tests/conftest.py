@@ -6,5 +6,7 @@ pytest_plugins = [
     "tests.support.models",
     "tests.support.stack",
     "tests.support.storage",
-    "tests.support.servers",  # last: it uses the others
+    "tests.support.servers",
+    "tests.support.dashboards",
+    "tests.support.browsers",  # last: they use the others
 ]

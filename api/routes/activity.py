@@ -1,11 +1,21 @@
 """What happens in a job: its events, checkpoints, logs, metrics, attempts and cost; pages, and streams that resume."""
 
-from typing import Annotated, Literal
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.dependencies import After, Costs, Follow, Id, Jobs, LineLimit, Order, PageLimit, Reader, StreamCursor
+from api.dependencies import (
+    After,
+    Costs,
+    Follow,
+    Id,
+    Jobs,
+    LineLimit,
+    Order,
+    PageLimit,
+    Reader,
+    StreamCursor,
+    WhichLines,
+)
 from api.feeds import stream_events, stream_logs, stream_metrics
 from api.openapi import failures, page_or_stream
 from api.requests import JsonRoute
@@ -23,8 +33,6 @@ from api.schemas.costs import JobCostOut
 from api.schemas.wire import ListPage, list_page
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}", tags=["Jobs"], route_class=JsonRoute)
-AttemptNumber = Annotated[int | None, Query(ge=1, description="Only this attempt's lines.")]
-Level = Annotated[Literal["info", "warn", "error"] | None, Query(description="Only lines of this level.")]
 
 
 @router.get(
@@ -53,17 +61,18 @@ def list_job_logs(
     request: Request,
     job: Follow,
     cursor: StreamCursor,
+    which: WhichLines,
     limit: LineLimit = 100,
-    attempt: AttemptNumber = None,
-    level: Level = None,
 ) -> ListPage[LogOut] | Response:
-    """Oldest first."""
+    """Oldest first, unless `order=desc`: then `after` goes on towards the older ones. A stream is always oldest first,
+    and does not search."""
     if cursor.wanted:
+        attempt, level = which.attempt, which.level
         return stream_logs(
             request, job, cursor.after, lambda r: attempt in {None, r.attempt_number} and level in {None, r.level}
         )
     after = read_cursor(cursor.after, LOG_ID)
-    page = job.jobs.logs(job.caller, job.job_id, after=after, limit=limit, attempt=attempt, level=level)
+    page = job.jobs.logs(job.caller, job.job_id, after=after, limit=limit, which=which)
     return list_page([LogOut.of(record) for record in page.items], has_more=page.has_more)
 
 

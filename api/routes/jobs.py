@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from api.dependencies import After, Id, Jobs, MetadataFilter, PageLimit, Queue, Reader, Repeats, Why, Writer
+from api.dependencies import After, Id, Jobs, MetadataFilter, PageLimit, Queue, Reader, Repeats, WhichJobs, Why, Writer
 from api.openapi import failures
 from api.requests import JsonRoute
 from api.schemas.jobs import JobOut
@@ -31,10 +31,18 @@ def create_job(body: JobCreate, caller: Writer, jobs: Jobs, repeats: Repeats) ->
 
 @router.get("", responses=failures(400), summary="List jobs")
 def list_jobs(
-    caller: Reader, jobs: Jobs, metadata: MetadataFilter, after: After = None, limit: PageLimit = 20
+    caller: Reader,
+    jobs: Jobs,
+    metadata: MetadataFilter,
+    which: WhichJobs,
+    after: After = None,
+    limit: PageLimit = 20,
 ) -> ListPage[JobOut]:
-    """Newest first. `metadata[key]=value` keeps the jobs that have this pair, `metadata=null` those that have none."""
-    page = jobs.list(caller, metadata=metadata.pairs, metadata_is_null=metadata.is_null, limit=limit, after=after)
+    """Newest first, unless `sort` and `order` say otherwise. `metadata[key]=value` keeps the jobs that have this pair,
+    `metadata=null` those that have none."""
+    page = jobs.list(
+        caller, metadata=metadata.pairs, metadata_is_null=metadata.is_null, which=which, limit=limit, after=after
+    )
     extras = jobs.describe(caller, page.items)
     return list_page([JobOut.of(job, extras[job.job_id]) for job in page.items], has_more=page.has_more)
 

@@ -117,7 +117,8 @@ class LogLine(Message):
 
 
 class Metric(Message):
-    """Figures of one step. Names: train_loss, eval_loss, learning_rate, grad_norm, tokens_per_second, epoch, …"""
+    """Figures of one step. Names: train_loss, eval_loss, learning_rate, grad_norm, tokens_per_second, epoch,
+    peak_device_bytes (of the process so far), …"""
 
     kind: Literal["metric"] = "metric"
     step: int

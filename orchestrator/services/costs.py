@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from orchestrator.domain.attempts import Attempt, LedgerEntry
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.states import FINAL_ATTEMPT_STATES, FINAL_JOB_STATES
 from orchestrator.domain.teams import Caller
-from orchestrator.store import attempts, jobs, ledger
+from orchestrator.store import attempts, jobs, ledger, teams
 from orchestrator.store.session import ReadTx, Store
 
 
@@ -24,6 +24,26 @@ class Bill:
     entries: tuple[LedgerEntry, ...]
     attempt_numbers: Mapping[str, int]
     """By attempt id: what the entries' attempts are called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spend:
+    """What a team's jobs on one base model cost in a period, what runs now included."""
+
+    team_id: str
+    team_name: str
+    model: str
+    billed_usd_micros: int
+    lost_usd_micros: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaySpend:
+    """`day` is its beginning; days are UTC's."""
+
+    day: datetime
+    billed_usd_micros: int
+    lost_usd_micros: int
 
 
 def running_usd_micros(found: Attempt, now: datetime) -> int:
@@ -76,6 +96,32 @@ class Costs:
                 if team_id in {None, attempt.team_id} and _began_within(attempt, since, until)
             )
         return billed + running, lost
+
+    def by_team_and_model(self, caller: Caller, *, since: datetime, until: datetime) -> tuple[Spend, ...]:
+        """Of the caller's team, or of all teams for an admin; the most expensive first. Sums up to `of_team`."""
+        team_id = caller.visible_team_id
+        with self.store.read() as tx:
+            sums = ledger.sum_by_team_and_model(tx, team_id, since=since, until=until)
+            for attempt in attempts.list_active(tx):
+                if team_id in {None, attempt.team_id} and _began_within(attempt, since, until):
+                    key = (attempt.team_id, jobs.get_job(tx, attempt.job_id).model_name)
+                    billed, lost = sums.get(key, (0, 0))
+                    sums[key] = (billed + running_usd_micros(attempt, tx.now()), lost)
+            names = {team.team_id: team.name for team in teams.list_teams(tx)}
+        found = (
+            Spend(team_id=team, team_name=names[team], model=model, billed_usd_micros=billed, lost_usd_micros=lost)
+            for (team, model), (billed, lost) in sums.items()
+        )
+        return tuple(sorted(found, key=lambda spend: (-spend.billed_usd_micros, spend.team_name, spend.model)))
+
+    def by_day(self, caller: Caller, *, since: datetime, days: int) -> tuple[DaySpend, ...]:
+        """One for each day from `since` on, the empty ones too."""
+        spans = [since + timedelta(days=number) for number in range(days)]
+        sums = [self.of_team(caller, since=day, until=day + timedelta(days=1)) for day in spans]
+        return tuple(
+            DaySpend(day=day, billed_usd_micros=billed, lost_usd_micros=lost)
+            for day, (billed, lost) in zip(spans, sums, strict=True)
+        )
 
 
 def _began_within(attempt: Attempt, since: datetime | None, until: datetime | None) -> bool:

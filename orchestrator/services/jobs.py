@@ -9,6 +9,7 @@ from orchestrator.domain.errors import IllegalTransitionError
 from orchestrator.domain.ids import new_job_id
 from orchestrator.domain.jobs import Event, Job, LogRecord, MetricRecord
 from orchestrator.domain.pages import Page
+from orchestrator.domain.queries import ALL_JOBS, ALL_LINES, JobQuery, LineQuery
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, IDLE_JOB_STATES, JobState
 from orchestrator.domain.teams import Caller
@@ -18,7 +19,7 @@ from orchestrator.services.idempotency import Repeat
 from orchestrator.services.submissions import Submissions, choose_team
 from orchestrator.services.teams import require_member
 from orchestrator.store import adapters, attempts, checkpoints, events, jobs, ledger, logs, metrics, teams
-from orchestrator.store.jobs import JobFilter
+from orchestrator.store.job_lists import JobFilter, list_jobs
 from orchestrator.store.session import ReadTx, Store, WriteTx
 
 SCOPE = "POST /v1/fine_tuning/jobs"
@@ -76,16 +77,19 @@ class Jobs:
         *,
         metadata: Mapping[str, str] | None = None,
         metadata_is_null: bool = False,
-        states: Sequence[JobState] | None = None,
+        which: JobQuery = ALL_JOBS,
         limit: int = 20,
         after: str | None = None,
     ) -> Page[Job]:
-        """Newest first."""
-        wanted = JobFilter(
-            team_id=caller.visible_team_id, states=states, metadata=metadata, metadata_is_null=metadata_is_null
-        )
+        """Newest first, unless `which` says otherwise."""
+        wanted = JobFilter(team_id=caller.visible_team_id, metadata=metadata, metadata_is_null=metadata_is_null)
         with self.store.read() as tx:
-            return jobs.list_jobs(tx, wanted, limit=limit, after=after)
+            return list_jobs(tx, wanted, which=which, limit=limit, after=after)
+
+    def count(self, caller: Caller) -> dict[JobState, int]:
+        """How many jobs the caller sees in each state; a state without jobs is absent."""
+        with self.store.read() as tx:
+            return jobs.count_by_state(tx, caller.visible_team_id)
 
     def describe(self, caller: Caller, found: Sequence[Job]) -> dict[str, JobExtras]:
         """What is shown with jobs that the caller was given, by job id. New jobs of one's own need no look-up."""
@@ -185,13 +189,12 @@ class Jobs:
         *,
         after: int = 0,
         limit: int = 100,
-        attempt: int | None = None,
-        level: str | None = None,
+        which: LineQuery = ALL_LINES,
     ) -> Page[LogRecord]:
-        """Oldest first; `after` is a log_id."""
+        """Oldest first, unless `which` says otherwise; `after` is a log_id, 0 for none."""
         with self.store.read() as tx:
             jobs.get_job(tx, job_id, caller.visible_team_id)
-            found = logs.list_logs(tx, job_id, after_id=after, limit=limit + 1, attempt=attempt, level=level)
+            found = logs.list_logs(tx, job_id, after_id=after, limit=limit + 1, which=which)
         return Page(items=tuple(found[:limit]), has_more=len(found) > limit)
 
     def metrics(self, caller: Caller, job_id: str, *, after: int = 0, limit: int = 100) -> Page[MetricRecord]:

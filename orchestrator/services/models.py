@@ -30,7 +30,8 @@ from orchestrator.services.model_readers import (
     parse_s3_location,
 )
 from orchestrator.services.teams import require_admin
-from orchestrator.store import jobs, models
+from orchestrator.store import models
+from orchestrator.store.job_lists import JobFilter, list_jobs
 from orchestrator.store.session import Store, WriteTx
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/-]{0,255}")
@@ -223,8 +224,8 @@ class _Found:
 
 
 def _require_unused(tx: WriteTx, name: str) -> None:
-    unfinished = jobs.JobFilter(model=name, states=frozenset(JobState) - FINAL_JOB_STATES)
-    page = jobs.list_jobs(tx, unfinished, limit=1)
+    unfinished = JobFilter(model=name, states=frozenset(JobState) - FINAL_JOB_STATES)
+    page = list_jobs(tx, unfinished, limit=1)
     if page.items:
         raise ConflictError(
             f"Job {page.items[0].job_id} uses {name} and has not ended; use another name for the other revision.",

@@ -9,7 +9,6 @@ from sqlalchemy import ColumnElement, RowMapping, case, func, insert, or_, selec
 
 from orchestrator.domain.errors import IllegalTransitionError, NotFoundError
 from orchestrator.domain.jobs import Alternative, Job, JobError
-from orchestrator.domain.pages import Page
 from orchestrator.domain.parents import Parent
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.spec import JobSpec
@@ -22,7 +21,6 @@ from orchestrator.domain.states import (
 )
 from orchestrator.store.columns import bind_moment
 from orchestrator.store.events import Level, insert_numbered_event
-from orchestrator.store.keyset import Listing, read_page
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.jobs import job_metadata, jobs
@@ -64,17 +62,6 @@ class NewJob:
     model_revision: str | None = None
     parent: Parent | None = None
     array_id: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobFilter:
-    """All that is given must hold. `metadata` holds pairs that the job's metadata must contain."""
-
-    team_id: str | None = None
-    states: Collection[JobState] | None = None
-    metadata: Mapping[str, str] | None = None
-    metadata_is_null: bool = False
-    model: str | None = None
 
 
 _INSERT = insert(jobs).returning(jobs)
@@ -132,31 +119,6 @@ def lock_job(tx: WriteTx, job_id: str) -> Job:
     if row is None:
         raise NotFoundError(f"No such job: {job_id}")
     return read_job(row)
-
-
-def list_jobs(tx: ReadTx, job_filter: JobFilter, *, limit: int = 20, after: str | None = None) -> Page[Job]:
-    """Newest first."""
-    listing = Listing(
-        table=jobs, key=jobs.c.job_id, order_by=(jobs.c.created_at, jobs.c.job_id), where=_matches(job_filter)
-    )
-    return read_page(tx, listing, read_job, limit=limit, after=after)
-
-
-def _matches(job_filter: JobFilter) -> list[ColumnElement[bool]]:
-    where: list[ColumnElement[bool]] = []
-    if job_filter.team_id is not None:
-        where.append(jobs.c.team_id == job_filter.team_id)
-    if job_filter.states is not None:
-        where.append(jobs.c.state.in_(sorted(job_filter.states)))
-    if job_filter.model is not None:
-        where.append(jobs.c.model_name == job_filter.model)
-    if job_filter.metadata_is_null:
-        where.append(jobs.c.has_metadata.is_(False))
-    for key, value in (job_filter.metadata or {}).items():
-        pair = job_metadata.alias()
-        holds = select(pair.c.job_id).where(pair.c.job_id == jobs.c.job_id, pair.c.key == key, pair.c.value == value)
-        where.append(holds.exists())
-    return where
 
 
 def list_ending_in(tx: ReadTx, end: str, team_id: str | None) -> list[Job]:

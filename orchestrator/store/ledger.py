@@ -9,6 +9,7 @@ from orchestrator.domain.attempts import LedgerEntry
 from orchestrator.domain.pricing import Rate
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import ledger_entries
+from orchestrator.store.tables.jobs import jobs
 
 _AMOUNT = ledger_entries.c.amount_usd_micros
 _BILLED = func.coalesce(func.sum(case((ledger_entries.c.billed, _AMOUNT), else_=0)), 0)
@@ -69,6 +70,24 @@ def sum_by_job(tx: ReadTx, job_ids: Collection[str]) -> dict[str, tuple[int, int
 def sum_by_device_type(tx: ReadTx) -> dict[str, tuple[int, int]]:
     """As `sum_for_job`, over the whole pool."""
     return _sums_by(tx, ledger_entries.c.device_type, true())
+
+
+def sum_by_team_and_model(
+    tx: ReadTx, team_id: str | None, *, since: datetime, until: datetime
+) -> dict[tuple[str, str], tuple[int, int]]:
+    """As `sum_for_team`, by the team's id and the base model's name."""
+    query = (
+        select(ledger_entries.c.team_id, jobs.c.model_name, _BILLED.label("billed"), _TOTAL.label("total"))
+        .join(jobs, jobs.c.job_id == ledger_entries.c.job_id)
+        .where(ledger_entries.c.started_at >= since, ledger_entries.c.started_at < until)
+        .group_by(ledger_entries.c.team_id, jobs.c.model_name)
+    )
+    if team_id is not None:
+        query = query.where(ledger_entries.c.team_id == team_id)
+    return {
+        (row["team_id"], row["model_name"]): (int(row["billed"]), int(row["total"]) - int(row["billed"]))
+        for row in tx.rows(query)
+    }
 
 
 def _sums_by(tx: ReadTx, column: Column[str], where: ColumnElement[bool]) -> dict[str, tuple[int, int]]:

@@ -10,6 +10,7 @@ from sqlalchemy import RowMapping, func, select
 
 from orchestrator.domain.jobs import LogRecord
 from orchestrator.domain.protocol import Entry, LogLine
+from orchestrator.domain.queries import ALL_LINES, LineQuery
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.jobs import job_logs, job_metrics
 
@@ -51,16 +52,20 @@ def list_logs(
     *,
     after_id: int = 0,
     limit: int = 100,
-    attempt: int | None = None,
-    level: str | None = None,
+    which: LineQuery = ALL_LINES,
 ) -> list[LogRecord]:
-    """The next lines after `after_id`, oldest first; `attempt` is an attempt's number."""
-    query = select(job_logs).where(job_logs.c.job_id == job_id, job_logs.c.log_id > after_id)
-    if attempt is not None:
-        query = query.where(job_logs.c.attempt_number == attempt)
-    if level is not None:
-        query = query.where(job_logs.c.level == level)
-    return [_log(row) for row in tx.rows(query.order_by(job_logs.c.log_id).limit(limit))]
+    """The next lines behind `after_id`, oldest first, or newest first from the end when `after_id` is 0."""
+    query = select(job_logs).where(job_logs.c.job_id == job_id)
+    if after_id:
+        query = query.where(job_logs.c.log_id < after_id if which.descending else job_logs.c.log_id > after_id)
+    if which.attempt is not None:
+        query = query.where(job_logs.c.attempt_number == which.attempt)
+    if which.level is not None:
+        query = query.where(job_logs.c.level == which.level)
+    if which.text:
+        query = query.where(job_logs.c.text.icontains(which.text, autoescape=True))
+    order = job_logs.c.log_id.desc() if which.descending else job_logs.c.log_id
+    return [_log(row) for row in tx.rows(query.order_by(order).limit(limit))]
 
 
 def list_last_logs(tx: ReadTx, job_id: str, limit: int) -> list[LogRecord]:

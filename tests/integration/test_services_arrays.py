@@ -16,7 +16,7 @@ from orchestrator.services.idempotency import Repeat
 from orchestrator.services.submissions import Submissions
 from orchestrator.services.teams import Teams
 from orchestrator.store import jobs, metrics
-from orchestrator.store.jobs import JobFilter
+from orchestrator.store.job_lists import JobFilter, list_jobs
 from orchestrator.store.session import Store
 from tests.support.callers import as_role, make_caller
 from tests.support.registries import OneModel
@@ -39,7 +39,7 @@ class World:
 
     def count_jobs(self) -> int:
         with self.store.read() as tx:
-            return len(jobs.list_jobs(tx, JobFilter(team_id=self.caller.team_id), limit=100).items)
+            return len(list_jobs(tx, JobFilter(team_id=self.caller.team_id), limit=100).items)
 
     def audited(self) -> list[tuple[str, Any]]:
         return [(entry.action, entry.data) for entry in Teams(self.store).audit_log(self.caller).items]

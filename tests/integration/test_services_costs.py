@@ -102,3 +102,29 @@ def test_a_team_pays_for_what_runs_and_periods_add_up(store: Store) -> None:
     assert costs.of_team(caller, since=between) == (running, 0)
     assert costs.of_team(caller, since=ended.started_at, until=between) == (0, hour)
     assert costs.of_team(caller, until=ended.started_at) == (0, 0)
+
+
+def test_spend_by_team_model_and_day_sums_up_to_the_total(store: Store) -> None:
+    with store.write() as tx:
+        ended = add_running_attempt(tx)
+        assert ended.started_at is not None
+        over = ended.started_at + timedelta(minutes=30)
+        attempts.end_attempt(tx, ended.attempt_id, ended.lease_token, lost("gone"), ended_at=over)
+        running = add_running_attempt(tx)
+        assert running.started_at is not None
+    admin = _caller("team-of-admin", Role.ADMIN)
+    since = ended.started_at.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    until = since + timedelta(days=3)
+    costs = Costs(store)
+    spends = costs.by_team_and_model(admin, since=since, until=until)
+    assert {spend.team_id for spend in spends} == {ended.team_id, running.team_id}
+    assert {spend.model for spend in spends} == {"smol"}
+    lost_usd_micros = ended.rate.amount_usd_micros(timedelta(minutes=30))
+    assert sum(spend.lost_usd_micros for spend in spends) == lost_usd_micros
+    assert sum(spend.billed_usd_micros for spend in spends) == costs.of_team(admin, since=since, until=until)[0]
+    days = costs.by_day(admin, since=since, days=3)
+    assert [(day.day - since).days for day in days] == [0, 1, 2]
+    assert sum(day.lost_usd_micros for day in days) == lost_usd_micros
+    (own,) = costs.by_team_and_model(_caller(ended.team_id), since=since, until=until)
+    assert own.team_id == ended.team_id
+    assert costs.by_team_and_model(admin, since=until, until=until + timedelta(days=1)) == ()

@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.domain.errors import InvalidRequestError, NotFoundError
 from orchestrator.domain.protocol import Entry, LogLine, Metric
+from orchestrator.domain.queries import LineQuery
 from orchestrator.domain.states import JobState
 from orchestrator.store import checkpoints, events, jobs, logs, metrics, sweeps
 from orchestrator.store.session import Store
@@ -116,7 +117,11 @@ def test_logs_are_read_by_cursor_attempt_and_level(store: Store) -> None:
         assert [line.text for line in lines] == ["line 1", "line 2", "line 3", "line 4", "boom"]
         assert [line.log_id for line in lines] == sorted(line.log_id for line in lines)
         assert logs.list_logs(tx, job_id, after_id=lines[2].log_id, limit=1) == [lines[3]]
-        assert logs.list_logs(tx, job_id, attempt=2) == logs.list_logs(tx, job_id, level="error") == [lines[4]]
+        assert (
+            logs.list_logs(tx, job_id, which=LineQuery(attempt=2))
+            == logs.list_logs(tx, job_id, which=LineQuery(level="error"))
+            == [lines[4]]
+        )
         assert logs.list_last_logs(tx, job_id, 2) == lines[3:]
         assert logs.latest_ids(tx) == (lines[-1].log_id, 0)
 
@@ -217,3 +222,23 @@ def test_sweeping_forgets_only_the_output_of_ended_jobs_that_hold_nothing(store:
         assert len(logs.list_logs(tx, going_on)) == 5
         assert events.get_last_seq(tx, ended) == 2
         assert events.get_last_seq(tx, going_on) == 1
+
+
+def test_logs_are_read_backwards_and_searched_by_what_they_say(store: Store) -> None:
+    texts = ["alpha", "100% done", "100 steps done", "ALPHA again"]
+    with store.write() as tx:
+        attempt = rows.add_running_attempt(tx)
+        entries = [
+            Entry(seq=seq, at_unix=1.0, report=LogLine(stream="stdout", text=text)) for seq, text in enumerate(texts, 1)
+        ]
+        logs.append_logs(tx, attempt.job_id, attempt.attempt_id, 1, entries)
+        newest = logs.list_logs(tx, attempt.job_id, limit=2, which=LineQuery(descending=True))
+        older = logs.list_logs(tx, attempt.job_id, after_id=newest[-1].log_id, which=LineQuery(descending=True))
+        assert [line.text for line in newest + older] == texts[::-1]
+
+        def search(text: str) -> list[str]:
+            return [line.text for line in logs.list_logs(tx, attempt.job_id, which=LineQuery(text=text))]
+
+        assert search("Alpha") == ["alpha", "ALPHA again"]
+        assert search("100%") == ["100% done"]
+        assert search("_") == []

@@ -10,7 +10,7 @@ from orchestrator.domain.jobs import Job, JobError
 from orchestrator.domain.spec import JobSpec
 from orchestrator.domain.states import FINAL_JOB_STATES, JOB_MOVES, JobState
 from orchestrator.store import events, files, jobs
-from orchestrator.store.jobs import JobFilter
+from orchestrator.store.job_lists import JobFilter, list_jobs
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
 from tests.support.threads import run_overlapping, run_together
@@ -264,7 +264,7 @@ def test_filters_select_exactly_what_they_say(store: Store) -> None:
             (JobFilter(states=set()), []),
         ]
         for job_filter, expected in cases:
-            assert list(jobs.list_jobs(tx, job_filter, limit=50).items) == expected, job_filter
+            assert list(list_jobs(tx, job_filter, limit=50).items) == expected, job_filter
         assert jobs.list_in_state(tx, {JobState.VALIDATING_FILES}, 2) == [plain, empty]
         assert jobs.find_states(tx, [a2.job_id, plain.job_id, "ftjob-none"]) == {
             a2.job_id: JobState.QUEUED,
@@ -292,7 +292,7 @@ def test_pages_neither_skip_nor_repeat_while_jobs_arrive(store: Store) -> None:
     more = True
     while more and (not seen or expected[0] not in seen):
         with store.read() as tx:
-            page = jobs.list_jobs(tx, JobFilter(team_id=team.team_id), limit=4, after=seen[-1] if seen else None)
+            page = list_jobs(tx, JobFilter(team_id=team.team_id), limit=4, after=seen[-1] if seen else None)
         seen.extend(job.job_id for job in page.items)
         more = page.has_more
     stop.set()
@@ -306,9 +306,9 @@ def test_last_page_says_that_it_is_the_last(store: Store) -> None:
         team = rows.add_team(tx)
         added = [rows.add_job(tx, team.team_id) for _ in range(4)]
         team_filter = JobFilter(team_id=team.team_id)
-        first = jobs.list_jobs(tx, team_filter, limit=2)
-        last = jobs.list_jobs(tx, team_filter, limit=2, after=first.items[-1].job_id)
-        beyond = jobs.list_jobs(tx, team_filter, limit=2, after=last.items[-1].job_id)
+        first = list_jobs(tx, team_filter, limit=2)
+        last = list_jobs(tx, team_filter, limit=2, after=first.items[-1].job_id)
+        beyond = list_jobs(tx, team_filter, limit=2, after=last.items[-1].job_id)
     assert (first.items + last.items, beyond.items) == (tuple(reversed(added)), ())
     assert (first.has_more, last.has_more, beyond.has_more) == (True, False, False)
 
@@ -318,5 +318,5 @@ def test_after_must_be_in_the_list(store: Store) -> None:
         job, foreign = rows.add_job(tx), rows.add_job(tx)
         for after in (foreign.job_id, "ftjob-none", "", job.spec.training_file):
             with pytest.raises(InvalidRequestError) as caught:
-                jobs.list_jobs(tx, JobFilter(team_id=job.team_id), after=after)
+                list_jobs(tx, JobFilter(team_id=job.team_id), after=after)
             assert caught.value.param == "after"

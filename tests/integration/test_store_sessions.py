@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from orchestrator.domain.errors import ConflictError, InvalidRequestError, NotFoundError, StoreUnavailableError
-from orchestrator.store import engines, events, files, jobs, leader, teams, writers
+from orchestrator.store import engines, events, files, leader, teams, writers
+from orchestrator.store.job_lists import JobFilter, list_jobs
 from orchestrator.store.session import Store
 from tests.support import rows
 from tests.support.postgres import PostgresServer
@@ -108,7 +109,7 @@ def test_any_python_text_can_be_stored_and_looked_up(store: Store, name: str) ->
         stored = teams.insert_team(tx, name=name)
         assert teams.find_team_by_name(tx, name) == stored
         job = rows.add_job(tx, stored.team_id, metadata={"note": name})
-        assert jobs.list_jobs(tx, jobs.JobFilter(metadata={"note": name})).items == (job,)
+        assert list_jobs(tx, JobFilter(metadata={"note": name})).items == (job,)
         event = events.append_event(tx, job.job_id, message=name, data={"text": name, "nan": float("nan")})
     with store.read() as tx:
         assert teams.get_team(tx, stored.team_id).name == name.replace("\x00", "\ufffd").replace("\ud800", "\ufffd")

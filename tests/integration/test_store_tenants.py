@@ -13,6 +13,7 @@ from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.domain.teams import Role
 from orchestrator.store import adapters, attempts, files, idempotency, jobs, keys, teams, uploads
 from orchestrator.store.idempotency import IdempotencyRecord
+from orchestrator.store.job_lists import JobFilter, list_jobs
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
 from tests.support.threads import run_together
@@ -272,7 +273,7 @@ def test_fifty_requests_with_one_key_do_the_work_once(store: Store) -> None:
 
     results = run_together([submit] * 50)
     with store.read() as tx:
-        (job,) = jobs.list_jobs(tx, jobs.JobFilter(), limit=100).items
+        (job,) = list_jobs(tx, JobFilter(), limit=100).items
         found = idempotency.find_record(tx, **named)
     assert set(results) == {job.job_id}
     assert found is not None

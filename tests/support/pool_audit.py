@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from orchestrator.domain.attempts import Attempt, LedgerEntry
 from orchestrator.domain.jobs import Event, Job
 from orchestrator.domain.scheduling.actions import PreemptionRule, WaitCode
-from orchestrator.store import attempts, devices, events, jobs, ledger
-from orchestrator.store.jobs import JobFilter
+from orchestrator.store import attempts, devices, events, ledger
+from orchestrator.store.job_lists import JobFilter, list_jobs
 from orchestrator.store.session import Store
 
 SHORT_WAIT = timedelta(seconds=5)
@@ -30,7 +30,7 @@ class History:
 
 def read_history(store: Store) -> History:
     with store.read() as tx:
-        found = jobs.list_jobs(tx, JobFilter(), limit=100).items
+        found = list_jobs(tx, JobFilter(), limit=100).items
         return History(
             capacity={device.device_id: device.usable_bytes for device in devices.list_devices(tx)},
             jobs=tuple(found),

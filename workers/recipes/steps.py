@@ -236,7 +236,8 @@ class StepCallback(TrainerCallback):
         }
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         self.metrics |= values
-        self._context.report(Metric(step=state.global_step, values=values))
+        memory = {"peak_device_bytes": float(read_peak(self._spec.device).device_bytes)}
+        self._context.report(Metric(step=state.global_step, values=values | memory))
         self._report_progress(state)
         self.report_peak()
         if state.global_step % max(1, state.max_steps // LOG_LINES_PER_RUN) == 0 or state.global_step == 1:

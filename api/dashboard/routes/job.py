@@ -1,0 +1,109 @@
+"""One job: its state and charts, its log, what happened, what was asked and predicted, and what came out."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from api.dashboard.forms import PageRoute
+from api.dashboard.rendering import render
+from api.dashboard.views.jobs import FINAL, WORDS, find_actions, show_jobs
+from api.dashboard.views.memory import show_prediction
+from api.dashboard.views.settings import show_settings
+from api.dashboard.views.snippets import show_adapter, show_job
+from api.dashboard.views.timeline import lay_out_life
+from api.dependencies import Adapters, Costs, Id, Jobs, Reader
+from api.schemas.activity import AttemptOut, CheckpointOut, EventOut, LogOut
+from api.schemas.adapters import AdapterOut
+from api.schemas.costs import JobCostOut
+from api.schemas.jobs import JobOut
+from orchestrator.domain.jobs import Job
+from orchestrator.domain.queries import LineQuery
+from orchestrator.domain.teams import Caller
+from orchestrator.services.adapters import Adapters as AdaptersService
+from orchestrator.services.costs import Costs as CostsService
+from orchestrator.services.jobs import Jobs as JobsService
+
+router = APIRouter(prefix="/jobs", route_class=PageRoute)
+EVENTS_READ = 300
+"""Of them the messages are shown; losses are events too, at most a hundred an attempt, and are in the charts."""
+CHECKPOINTS_SHOWN = 20
+LINES_SHOWN = 200
+"""Of the log, without scripts; with them it is read as it is scrolled."""
+
+
+@router.get("/{job_id}")
+def show_job_page(
+    request: Request, job_id: Id, caller: Reader, jobs: Jobs, costs: Costs, adapters: Adapters
+) -> Response:
+    found = jobs.get(caller, job_id)
+    head = describe_head(caller, jobs, costs, found)
+    job: JobOut = head["job"]
+    events = jobs.events(caller, job_id, limit=EVENTS_READ)
+    checkpoints = jobs.checkpoints(caller, job_id, limit=CHECKPOINTS_SHOWN)
+    lines = jobs.logs(caller, job_id, limit=LINES_SHOWN, which=LineQuery(descending=True))
+    url = str(request.base_url).rstrip("/")
+    values: dict[str, Any] = {
+        **head,
+        "events": [EventOut.of(event) for event in events.items if event.type == "message"],
+        "last_event_id": events.items[0].event_id if events.items else "",
+        "more_events": events.has_more,
+        "limit_usd_micros": found.spec.max_cost_usd_micros,
+        "checkpoints": [CheckpointOut.of(item, found, job.team) for item in checkpoints.items],
+        "lines": [LogOut.of(line) for line in reversed(lines.items)],
+        "settings": show_settings(job, found.spec.method.supervised.hyperparameters.model_dump(mode="json")),
+        "job_snippets": show_job(found.spec.model_dump(mode="json", exclude_defaults=True), url=url),
+        "predicted_bytes": _predicted_bytes(job, head["attempts"]),
+        **_describe_adapter(caller, adapters, job, url),
+    }
+    return render(request, "job.html", values)
+
+
+@router.get("/{job_id}/head")
+def show_head(request: Request, job_id: Id, caller: Reader, jobs: Jobs, costs: Costs) -> Response:
+    """What changes while a job runs, to be put into the page that is open."""
+    return render(request, "parts/job_head.html", describe_head(caller, jobs, costs, jobs.get(caller, job_id)))
+
+
+def describe_head(caller: Caller, jobs: JobsService, costs: CostsService, found: Job) -> dict[str, Any]:
+    job = show_jobs(jobs, caller, [found])[0]
+    attempts = [AttemptOut.of(attempt) for attempt in jobs.attempts(caller, job.id)]
+    now = time.time()
+    return {
+        "job": job,
+        "word": WORDS[found.state],
+        "final": job.status in FINAL,
+        "actions": find_actions(job),
+        "attempts": attempts,
+        "bill": JobCostOut.of(job.id, costs.of_job(caller, job.id)),
+        "memory": show_prediction(job, attempts),
+        "life": lay_out_life(job, attempts, now=now),
+        "predicted_cost": (job.estimate or {}).get("cost_usd_micros"),
+        "predicted_seconds": _predicted_seconds(job, attempts),
+        "ran_seconds": (job.finished_at or now) - job.started_at if job.started_at else None,
+        "left_seconds": max(0.0, job.estimated_finish - now) if job.estimated_finish else None,
+    }
+
+
+def _kind_of(job: JobOut, attempts: list[AttemptOut]) -> str:
+    if attempts:
+        return "cpu" if "/cpu" in attempts[-1].device_id else "cuda"
+    return str((job.estimate or {}).get("kind"))
+
+
+def _predicted_bytes(job: JobOut, attempts: list[AttemptOut]) -> int | None:
+    predicted = ((job.estimate or {}).get("memory") or {}).get(_kind_of(job, attempts))
+    return None if predicted is None else int(predicted["total_bytes"])
+
+
+def _predicted_seconds(job: JobOut, attempts: list[AttemptOut]) -> float | None:
+    predicted = ((job.estimate or {}).get("time") or {}).get(_kind_of(job, attempts))
+    return None if predicted is None else float(predicted["seconds"])
+
+
+def _describe_adapter(caller: Caller, adapters: AdaptersService, job: JobOut, url: str) -> dict[str, Any]:
+    if job.adapter_id is None:
+        return {"adapter": None, "manifest": None, "adapter_snippets": []}
+    adapter = adapters.get(caller, job.adapter_id)
+    shown = AdapterOut.of(adapter)
+    return {"adapter": shown, "manifest": adapter.manifest, "adapter_snippets": show_adapter(shown, url=url)}

@@ -1,0 +1,49 @@
+"""What runs, waits and ended lately; the pool's use; this month's spend."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from api.dashboard.forms import PageRoute
+from api.dashboard.rendering import render, wants_fragment
+from api.dashboard.views.devices import show_devices
+from api.dashboard.views.jobs import ACTIVE, WAITING, show_jobs
+from api.dashboard.views.spend import begin_month, show_teams
+from api.dependencies import Costs, Jobs, Pool, Reader
+from orchestrator.domain.queries import JobQuery
+from orchestrator.domain.states import JobState
+from orchestrator.domain.teams import Caller
+from orchestrator.services.jobs import Jobs as JobsService
+
+router = APIRouter(route_class=PageRoute)
+SHOWN = {
+    "active": (ACTIVE, 8),
+    "waiting": (WAITING, 8),
+    "failed": ((JobState.FAILED,), 5),
+    "succeeded": ((JobState.SUCCEEDED,), 5),
+}
+"""Lists of the page: the states in each, and the most jobs that it has."""
+
+
+@router.get("/")
+def show_overview(request: Request, caller: Reader, jobs: Jobs, pool: Pool, costs: Costs) -> Response:
+    now = datetime.now(UTC)
+    spend = costs.by_team_and_model(caller, since=begin_month(now), until=now)
+    values: dict[str, Any] = {
+        "counts": {state.value: number for state, number in jobs.count(caller).items()},
+        "devices": show_devices(caller, pool.list(caller)),
+        "teams": show_teams(spend),
+        "month": now.strftime("%B"),
+        **_lists(jobs, caller),
+    }
+    return render(request, "parts/overview.html" if wants_fragment(request) else "overview.html", values)
+
+
+def _lists(jobs: JobsService, caller: Caller) -> dict[str, Any]:
+    pages = {
+        name: jobs.list(caller, which=JobQuery(states=states), limit=limit) for name, (states, limit) in SHOWN.items()
+    }
+    found = show_jobs(jobs, caller, [job for page in pages.values() for job in page.items])
+    by_id = {job.id: job for job in found}
+    return {name: [by_id[job.job_id] for job in page.items] for name, page in pages.items()}
