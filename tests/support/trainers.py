@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.models import LinearGroup
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.protocol import CheckpointStored, Phase, Stopped, StoredFile, Succeeded
+from orchestrator.domain.spec import JobSpec
 from orchestrator.objects.client import Objects
 from tests.support.adapters import PEFT_CONFIG
 from tests.support.control import training_reports, upload_checkpoint
@@ -78,12 +79,13 @@ class Trainer:
 
 
 class Workers(threading.Thread):
-    """Steps the loops, lets attempts of jobs with metadata train to their end, with one checkpoint on the way, and
+    """Steps the loops, lets attempts of jobs that `trains` train to their end, with one checkpoint on the way, and
     ends the others when they are asked to stop."""
 
-    def __init__(self, server: ApiServer) -> None:
+    def __init__(self, server: ApiServer, trains: Callable[[JobSpec], bool]) -> None:
         super().__init__(name="workers")
         self._server = server
+        self._trains = trains
         self._ended = threading.Event()
         self.error: BaseException | None = None
 
@@ -100,7 +102,7 @@ class Workers(threading.Thread):
             job_id = worker.launch.spec.job_id
             if worker.alive and worker.stops:
                 worker.report(Stopped(reason=worker.stops[-1].reason, step=0))
-            elif worker.alive and self._server.services.jobs.get(self._server.admin, job_id).spec.metadata:
+            elif worker.alive and self._trains(self._server.services.jobs.get(self._server.admin, job_id).spec):
                 trainer = Trainer(self._server, job_id)
                 trainer.train(1, 2)
                 trainer.save(2)
@@ -114,9 +116,12 @@ class Workers(threading.Thread):
 
 
 @contextmanager
-def working(server: ApiServer) -> Iterator[None]:
-    """Jobs with metadata are worked off while the block runs; others run until they are asked to stop."""
-    workers = Workers(server)
+def working(
+    server: ApiServer, *, trains: Callable[[JobSpec], bool] = lambda spec: bool(spec.metadata)
+) -> Iterator[None]:
+    """Jobs that `trains` (those with metadata) are worked off while the block runs; others run until they are asked to
+    stop."""
+    workers = Workers(server, trains)
     workers.start()
     try:
         yield
