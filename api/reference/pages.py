@@ -1,4 +1,5 @@
-"""The reference pages of docs/reference, written from the code: the REST API, the command line, the Python client.
+"""The reference pages of docs/reference, written from the code: the REST API, the command line, the
+Python client, the settings.
 
 A test compares the stored pages with what is rendered, so that they are never out of date.
 """
@@ -11,6 +12,7 @@ from api.cli.main import app
 from api.reference.commands import render_commands
 from api.reference.python import render_client
 from api.reference.rest import render_rest
+from api.reference.settings import render_settings
 
 FOLDER = Path("docs/reference")
 
@@ -21,6 +23,7 @@ def render_pages() -> Mapping[str, str]:
         "api.md": render_rest(describe_app().openapi()),
         "cli.md": render_commands(app),
         "python.md": render_client(),
+        "settings.md": render_settings(),
     }
 
 

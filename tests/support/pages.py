@@ -33,6 +33,7 @@ REASONS = {
     "checkout": "works on the checkout itself and takes minutes; `make` has it",
     "fragment": "a file of another tool",
     "forever": "goes on until it is ended",
+    "minutes": "takes minutes; a slow test runs it and compares the numbers of the page",
 }
 FENCE = re.compile(r"^```")
 PLAIN = re.compile(r"[^|&;<>$`(){}*?~]+")
