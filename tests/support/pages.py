@@ -12,6 +12,7 @@ The words behind a block's language say what a test does with it:
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -91,7 +92,11 @@ def _read_info(info: str) -> tuple[str, dict[str, str]]:
 
 @dataclass
 class PageRunner:
-    """Runs a page's blocks in `folder`. `environment` names the pool; `in_process` saves the start of each command."""
+    """Runs a page's blocks in `folder`. `environment` names the pool.
+
+    `in_process` saves the start of each interpreter. Without it each block is a process of its own, and asks the stack
+    that runs in the folder once there is one, as its reader would by what `tunepool up` printed.
+    """
 
     folder: Path
     environment: dict[str, str]
@@ -120,6 +125,10 @@ class PageRunner:
             assert code == int(block.options.get("exit", "0")), f"{block.place}: exit code {code}\n{said}"
 
     def _run_python(self, block: Block) -> None:
+        if not self.in_process:
+            code, said = self._spawn([sys.executable, "-c", block.text])
+            assert code == 0, f"{block.place}: exit code {code}\n{said}"
+            return
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile("\n" * (block.line - 1) + block.text, str(block.page), "exec"), self.namespace)
 
@@ -128,10 +137,16 @@ class PageRunner:
         commands = [command for command in commands if command]
         if self.in_process and PLAIN.fullmatch(text) and all(command[0] == "tunepool" for command in commands):
             return self._run_commands(commands)
+        return self._spawn(["bash", "-euo", "pipefail", "-c", text])
+
+    def _spawn(self, command: list[str]) -> tuple[int, str]:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        local = self.folder / ".tunepool" / "client.json"
+        found = json.loads(local.read_text()) if local.is_file() and not self.in_process else {}
+        named = {"TUNEPOOL_URL": found["url"], "TUNEPOOL_API_KEY": found["api_key"]} if found else {}
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text],
-            env={**os.environ, "PATH": path},
+            command,
+            env={**os.environ, "PATH": path, **named},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

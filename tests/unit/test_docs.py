@@ -21,7 +21,7 @@ PAGES = [*all_pages(), *sorted((DOCS / "reference").glob("*.md"))]
 BLOCKS = [block for page in all_pages() for block in read_blocks(page)]
 SHOWN = {"text", "json", ""}
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-CODE_SECTION = re.compile(r"^#{2,4} `([a-z_]+)`", re.MULTILINE)
+CODE_SECTION = re.compile(r"^#{2,4} `([a-z0-9_]+)`", re.MULTILINE)
 INTERNAL = {"untraceable", "lease_lost", "attempt_gone", "start_failed"}
 """Never in an answer: api/errors.py shows them as internal_error, or the scheduler turns them into failures."""
 COMPOSED = {"invalid_validation_file"}
@@ -145,7 +145,7 @@ def _texts(value: ast.expr | None) -> set[str]:
     """The texts that an expression can be: itself, either side of a condition, or the values of a table."""
     match value:
         case ast.Constant(value=str() as text):
-            return {text} if re.fullmatch(r"[a-z]+(_[a-z]+)*", text) else set()
+            return {text} if re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", text) else set()
         case ast.IfExp(body=body, orelse=other):
             return _texts(body) | _texts(other)
         case ast.Dict(values=values):
