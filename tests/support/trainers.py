@@ -64,7 +64,9 @@ class Trainer:
         model = self._server.services.models.get(self._server.admin, job.model_name)
         self.train(job.current_step + 1, job.total_steps)
         prefix = upload_prefix(self.attempt)
-        files = upload_adapter(self._server.services.objects, prefix, job.plan, model.facts.linear_groups)
+        files = upload_adapter(
+            self._server.services.objects, prefix, job.plan, model.facts.linear_groups, base_model=model.name
+        )
         self.report(
             Succeeded(
                 key_prefix=prefix,
@@ -134,7 +136,7 @@ def upload_prefix(attempt: Attempt) -> str:
 
 
 def upload_adapter(
-    objects: Objects, prefix: str, plan: TrainingPlan, groups: tuple[LinearGroup, ...]
+    objects: Objects, prefix: str, plan: TrainingPlan, groups: tuple[LinearGroup, ...], *, base_model: str = "tiny"
 ) -> tuple[StoredFile, ...]:
     """LoRA matrices of the plan's rank for each targeted layer, in PEFT's format."""
     random = np.random.default_rng(plan.seed)
@@ -147,10 +149,11 @@ def upload_adapter(
             arrays[f"{name}.lora_B.weight"] = random.normal(size=(group.out_features, plan.lora_r)).astype("float32")
     config = {
         **PEFT_CONFIG,
-        "base_model_name_or_path": "tiny",
+        "base_model_name_or_path": base_model,
         "r": plan.lora_r,
         "lora_alpha": plan.lora_alpha,
         "lora_dropout": plan.lora_dropout,
+        "use_rslora": plan.use_rslora,
         "target_modules": list(plan.lora_target_modules),
     }
     bodies = {
