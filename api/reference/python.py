@@ -39,7 +39,16 @@ def _namespaces() -> Iterator[tuple[str, type]]:
 
 
 def _method(name: str, function: Any) -> list[str]:
-    return [f"### {name}", "", "```text", f"{name}{_signature(function)}", "```", "", inspect.getdoc(function) or "", ""]
+    return [
+        f"### {name}",
+        "",
+        "```text",
+        f"{name}{_signature(function)}",
+        "```",
+        "",
+        inspect.getdoc(function) or "",
+        "",
+    ]
 
 
 def _signature(function: Any) -> str:
@@ -75,7 +84,10 @@ def _classes(modules: Iterable[ModuleType], parent: type) -> list[Any]:
         item
         for module in modules
         for item in vars(module).values()
-        if inspect.isclass(item) and issubclass(item, parent) and item.__module__ == module.__name__ and item is not Result
+        if inspect.isclass(item)
+        and issubclass(item, parent)
+        and item.__module__ == module.__name__
+        and item is not Result
     ]
 
 

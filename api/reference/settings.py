@@ -9,8 +9,9 @@ from orchestrator.settings import PREFIX, Settings
 def render_settings() -> str:
     lines = ["# Settings", "", WRITTEN, ""]
     lines += [
-        "Environment variables of the API and the scheduler. One that begins with `TUNEPOOL_` and is not here is refused, "
-        "so that a typing mistake does not pass in silence. Lists are JSON: `'[\"a\", \"b\"]'`. "
+        "Environment variables of the API and the scheduler. One that begins with `TUNEPOOL_` and is not here is "
+        "refused, "
+        'so that a typing mistake does not pass in silence. Lists are JSON: `\'["a", "b"]\'`. '
         "[Running it](../running.md) says which ones you need.",
         "",
     ]

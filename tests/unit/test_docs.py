@@ -137,7 +137,9 @@ def _codes_in(path: Path) -> set[str]:
             case ast.Call(func=ast.Name(id="BadDataError"), args=[_, value, *_]):
                 found |= _texts(value)
             case ast.FunctionDef(name="_code_of"):
-                found |= {text for part in ast.walk(node) if isinstance(part, ast.Return) for text in _texts(part.value)}
+                found |= {
+                    text for part in ast.walk(node) if isinstance(part, ast.Return) for text in _texts(part.value)
+                }
     return found
 
 
