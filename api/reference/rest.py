@@ -26,8 +26,8 @@ def _head(document: Document) -> list[str]:
         document["info"]["description"],
         "",
         "Requests carry `Authorization: Bearer KEY`. The document that this page is made of is at `/openapi.json`. "
-        "Every route can also answer 401 (no key, or a bad one), 429 (too many requests), 500 (a fault of the service) and "
-        "503 (a part does not answer). [Troubleshooting](../troubleshooting.md) explains every error code.",
+        "Every route can also answer 401 (no key, or a bad one), 429 (too many requests), 500 (a fault of the service) "
+        "and 503 (a part does not answer). [Troubleshooting](../troubleshooting.md) explains every error code.",
         "",
     ]
 

@@ -1,4 +1,4 @@
-"""Each of the five examples, as a reader would run it, on the real stack with the tiny model under the demo's name."""
+"""Each of the five examples, as a reader would run it, on the real stack with the demo's own model."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from api.client import Tunepool
 from tests.support.pages import ROOT
 from tests.support.stack import RunningStack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 EXAMPLES = ROOT / "examples"
 MODEL = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="module")
-def pool(stack: RunningStack, tiny_model: Path) -> Iterator[Tunepool]:
+def pool(stack: RunningStack, real_model: Path) -> Iterator[Tunepool]:
     with stack.connect() as client:
-        client.base_models.create(name=MODEL, location=str(tiny_model))
+        client.base_models.create(name=MODEL, location=str(real_model))
         yield client
 
 
