@@ -1,4 +1,5 @@
-"""`python -m api` serves the REST API until it is told to stop; `python -m api openapi` prints the OpenAPI document.
+"""`python -m api` serves the REST API until it is told to stop; `python -m api openapi` prints the OpenAPI document,
+and `python -m api docs` writes the reference pages of docs/reference.
 
 It may be killed at any moment: nothing is kept in memory that a client was promised. SQLite is migrated on every start;
 PostgreSQL only by `python -m orchestrator migrate`, because several processes share it.
@@ -11,6 +12,7 @@ import structlog
 
 from api.app import create_app, describe_app
 from api.openapi import print_document
+from api.reference.pages import write_pages
 from api.server import make_server
 from orchestrator.domain.errors import TunepoolError, UnavailableError
 from orchestrator.settings import Settings, load_settings
@@ -24,8 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     if list(arguments) == ["openapi"]:
         sys.stdout.write(print_document(describe_app()))
         return 0
+    if list(arguments) == ["docs"]:
+        write_pages()
+        return 0
     if arguments:
-        sys.stderr.write("usage: python -m api [openapi]\n")
+        sys.stderr.write("usage: python -m api [openapi | docs]\n")
         return 2
     try:
         return serve(load_settings())

@@ -18,12 +18,16 @@ CLIENT_VARIABLES = frozenset({"TUNEPOOL_URL", "TUNEPOOL_API_KEY"})
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     environment: Literal["development", "production"] = "development"
+    """In production unsafe secrets are refused, and PostgreSQL is needed."""
     data_dir: Path = Path(".tunepool")
+    """Of the control plane: the SQLite file, the scheduler's health, caches."""
     log_format: Literal["console", "json"] = "console"
+    """One line per event, plain or as JSON."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is less important is left out."""
 
     database_url: str = ""
     """Empty for SQLite in the data folder; otherwise a postgresql:// URL."""
@@ -32,34 +36,50 @@ class Settings(BaseSettings):
     submissions a second on both engines; more threads wait for one another."""
 
     s3_endpoint: str = ""
+    """Where the object store is, such as https://s3.example.org; empty for AWS."""
     s3_public_endpoint: str = ""
     """What presigned URLs name, when nodes and users reach the object store under another address."""
     s3_region: str = "us-east-1"
+    """As the object store calls it."""
     s3_bucket: str = "tunepool"
+    """The pool's own; it is made when it is not there."""
     s3_access_key: str = ""
+    """Of the control plane; workers have none."""
     s3_secret_key: SecretStr = SecretStr("")
+    """To the access key."""
     presigned_seconds: int = Field(default=900, ge=60, le=86_400)
+    """How long a download address is good for."""
 
     api_host: str = "127.0.0.1"
+    """The address that the API listens on."""
     api_port: int = Field(default=8080, ge=0, le=65_535)
     """0 takes a free port, which the log names."""
     allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     """Host headers that are answered; others get 400, which defeats DNS rebinding. '*' allows all."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    """Of a JSON body."""
     max_file_bytes: int = Field(default=512 * 1024**2, ge=1024)
+    """Of a file in one request."""
     max_upload_bytes: int = Field(default=8 * 1024**3, ge=1024)
+    """Of a file in parts."""
     rate_limit_per_minute: int = Field(default=6000, ge=1)
     """Requests of one API key, for each process of the API; a stream counts once."""
     min_training_rows: int = Field(default=10, ge=1)
+    """A training file with fewer rows is refused."""
 
     ray_address: str = ""
+    """Of the cluster's head, such as 10.0.0.5:6379; empty for training below the scheduler's own process."""
     ray_namespace: str = "tunepool"
+    """Keeps pools apart that share a cluster."""
     ray_token: SecretStr = SecretStr("")
+    """Ray's own authentication token."""
 
     model_roots: tuple[Path, ...] = ()
     """Folders below which a base model may be named by its path."""
     allow_hub: bool = True
+    """Whether models may come from the Hugging Face hub."""
     hub_token: SecretStr = SecretStr("")
+    """For gated and private models."""
     worker_cache_dir: Path | None = None
     """Where nodes keep downloaded models; below the data folder when empty."""
 
@@ -88,11 +108,17 @@ class Settings(BaseSettings):
     """No job is stopped for another one in the first seconds of its run."""
 
     leader_lease_seconds: int = Field(default=15, ge=2, le=300)
+    """After a scheduler died, another one goes on at the latest then."""
     attempt_lease_seconds: int = Field(default=120, ge=4, le=3600)
+    """A worker that no scheduler asked for so long saves a checkpoint and ends."""
     stop_grace_seconds: int = Field(default=60, ge=1, le=3600)
+    """What a worker that is asked to stop has to save in."""
     poll_seconds: float = Field(default=0.25, ge=0.02, le=10)
+    """Between two looks of a loop."""
     launch_timeout_seconds: int = Field(default=300, ge=5, le=3600)
+    """An attempt that has not reported by then is lost, and its job tried again."""
     retention_days: int = Field(default=90, ge=1)
+    """Logs, metrics and the last checkpoint of an ended job go after this; the job, its bill and its adapter stay."""
 
     @model_validator(mode="after")
     def _production_is_safe(self) -> "Settings":

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.models import LinearGroup
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.protocol import CheckpointStored, Phase, Stopped, StoredFile, Succeeded
+from orchestrator.domain.spec import JobSpec
 from orchestrator.objects.client import Objects
 from tests.support.adapters import PEFT_CONFIG
 from tests.support.control import training_reports, upload_checkpoint
@@ -63,7 +64,9 @@ class Trainer:
         model = self._server.services.models.get(self._server.admin, job.model_name)
         self.train(job.current_step + 1, job.total_steps)
         prefix = upload_prefix(self.attempt)
-        files = upload_adapter(self._server.services.objects, prefix, job.plan, model.facts.linear_groups)
+        files = upload_adapter(
+            self._server.services.objects, prefix, job.plan, model.facts.linear_groups, base_model=model.name
+        )
         self.report(
             Succeeded(
                 key_prefix=prefix,
@@ -78,12 +81,13 @@ class Trainer:
 
 
 class Workers(threading.Thread):
-    """Steps the loops, lets attempts of jobs with metadata train to their end, with one checkpoint on the way, and
+    """Steps the loops, lets attempts of jobs that `trains` train to their end, with one checkpoint on the way, and
     ends the others when they are asked to stop."""
 
-    def __init__(self, server: ApiServer) -> None:
+    def __init__(self, server: ApiServer, trains: Callable[[JobSpec], bool]) -> None:
         super().__init__(name="workers")
         self._server = server
+        self._trains = trains
         self._ended = threading.Event()
         self.error: BaseException | None = None
 
@@ -100,7 +104,7 @@ class Workers(threading.Thread):
             job_id = worker.launch.spec.job_id
             if worker.alive and worker.stops:
                 worker.report(Stopped(reason=worker.stops[-1].reason, step=0))
-            elif worker.alive and self._server.services.jobs.get(self._server.admin, job_id).spec.metadata:
+            elif worker.alive and self._trains(self._server.services.jobs.get(self._server.admin, job_id).spec):
                 trainer = Trainer(self._server, job_id)
                 trainer.train(1, 2)
                 trainer.save(2)
@@ -114,9 +118,12 @@ class Workers(threading.Thread):
 
 
 @contextmanager
-def working(server: ApiServer) -> Iterator[None]:
-    """Jobs with metadata are worked off while the block runs; others run until they are asked to stop."""
-    workers = Workers(server)
+def working(
+    server: ApiServer, *, trains: Callable[[JobSpec], bool] = lambda spec: bool(spec.metadata)
+) -> Iterator[None]:
+    """Jobs that `trains` (those with metadata) are worked off while the block runs; others run until they are asked to
+    stop."""
+    workers = Workers(server, trains)
     workers.start()
     try:
         yield
@@ -129,7 +136,7 @@ def upload_prefix(attempt: Attempt) -> str:
 
 
 def upload_adapter(
-    objects: Objects, prefix: str, plan: TrainingPlan, groups: tuple[LinearGroup, ...]
+    objects: Objects, prefix: str, plan: TrainingPlan, groups: tuple[LinearGroup, ...], *, base_model: str = "tiny"
 ) -> tuple[StoredFile, ...]:
     """LoRA matrices of the plan's rank for each targeted layer, in PEFT's format."""
     random = np.random.default_rng(plan.seed)
@@ -142,10 +149,11 @@ def upload_adapter(
             arrays[f"{name}.lora_B.weight"] = random.normal(size=(group.out_features, plan.lora_r)).astype("float32")
     config = {
         **PEFT_CONFIG,
-        "base_model_name_or_path": "tiny",
+        "base_model_name_or_path": base_model,
         "r": plan.lora_r,
         "lora_alpha": plan.lora_alpha,
         "lora_dropout": plan.lora_dropout,
+        "use_rslora": plan.use_rslora,
         "target_modules": list(plan.lora_target_modules),
     }
     bodies = {
