@@ -54,7 +54,7 @@ def simulate_pool(
     if as_json:
         print_json([asdict(each) for each in outcomes])
     else:
-        _draw(make_console(), outcomes)
+        draw_outcomes(make_console(), outcomes)
 
 
 def _pools(path: Path, changes: list[str], against: Path | None) -> list[tuple[str, PoolFile]]:
@@ -84,7 +84,8 @@ def _history(days: int) -> tuple[SimulatedJob, ...]:
         return history.as_workload(history.parse_past(client.simulation.history(days=days)))
 
 
-def _draw(console: Console, outcomes: Sequence[Outcome]) -> None:
+def draw_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """A table of waits by team, a sentence for each pool, and at a terminal the waiting jobs over time."""
     rows = [_row(each.name, team) for each in outcomes for team in (each.all, *each.teams)]
     print_table(console, COLUMNS, rows, none="no job ran")
     for each in outcomes:

@@ -22,7 +22,7 @@ BLOCKS = [block for page in all_pages() for block in read_blocks(page)]
 SHOWN = {"text", "json", ""}
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE_SECTION = re.compile(r"^#{2,4} `([a-z0-9_]+)`", re.MULTILINE)
-INTERNAL = {"untraceable", "lease_lost", "attempt_gone", "start_failed"}
+INTERNAL = {"measurement_failed", "untraceable", "lease_lost", "attempt_gone", "start_failed"}
 """Never in an answer: api/errors.py shows them as internal_error, or the scheduler turns them into failures."""
 COMPOSED = {"invalid_validation_file"}
 """Put together from the field's name."""

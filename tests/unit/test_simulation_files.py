@@ -1,13 +1,15 @@
 """Traces and pools from files: what is read, and what is refused with a word about where."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from api.cli.main import app
-from api.cli.simulate import plot_waiting
+from api.cli.simulate import draw_outcomes
 from orchestrator.simulation.history import parse_past
 from orchestrator.simulation.openb import TraceError, read_nodes, read_tasks
 from orchestrator.simulation.philly import as_workload, read_jobs
@@ -134,6 +136,10 @@ def test_the_command_compares_two_pools() -> None:
 def test_the_plot_has_a_line_for_each_pool(tmp_path: Path) -> None:
     pool = parse_pool(POOL)
     jobs = read_workload(write_philly(tmp_path, days=1, per_day=30), pool.devices)
-    drawn = plot_waiting([simulate("one", pool, jobs), simulate("two", pool, jobs)], width=80)
-    assert "one" in drawn
-    assert "two" in drawn
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    draw_outcomes(console, [simulate("one", pool, jobs), simulate("two", pool, jobs)])
+    plot = screen.getvalue().partition("jobs that wait")[2]
+    assert "one" in plot.splitlines()[0]
+    assert "two" in plot.splitlines()[0]
+    assert len(plot.splitlines()) > 10
