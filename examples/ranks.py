@@ -42,7 +42,7 @@ def submit(client: Tunepool, rank: int, train: str, heldout: str) -> Job:
         metadata={"example": "ranks", "rank": str(rank)},
         lora={"r": rank},
         quantization={"type": "nf4"},
-        training={"max_steps": 12, "learning_rate": 1e-3},
+        training={"max_steps": 12, "eval_steps": 6, "learning_rate": 1e-3},
         max_cost_usd=LIMIT_USD,
     )
 

@@ -26,7 +26,11 @@ def test_a_new_user_gets_from_nothing_to_an_adapter(page: Path, real_model: Path
     assert real_model.is_dir()
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     try:
-        PageRunner(tmp_path, {"NO_COLOR": "1"}, in_process=False).run(page)
+        environment = {
+            "NO_COLOR": "1",
+            "OMP_NUM_THREADS": "1",
+        }  # threads of torch wait for each other on a busy machine
+        PageRunner(tmp_path, environment, in_process=False).run(page)
         assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     finally:
         if (tmp_path / ".tunepool").is_dir():
