@@ -65,7 +65,7 @@ def test_a_large_job_moves_up_as_it_waits(waited: float, turn: int) -> None:
 
 
 def test_a_backlog_asks_for_more_patience() -> None:
-    day = Turns(RULES, 100 * HOUR, backlog_seconds=100 * HOUR)
+    day = Turns(RULES, 100 * HOUR, backlog_seconds=150 * HOUR)
     assert _turn(day, 8, 80, 14) == 3
     assert _turn(day, 8, 80, 15.5) == 1
 

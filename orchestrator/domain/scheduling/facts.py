@@ -192,5 +192,5 @@ class Rules:
     the larger of `large_patience_seconds` and `large_backlog_share` of the pool's backlog right after the first."""
     large_wait_seconds: float = 7_200.0
     large_patience_seconds: float = 14_400.0
-    large_backlog_share: float = 0.15
+    large_backlog_share: float = 0.10
     placement: str = "default"
