@@ -72,8 +72,9 @@ _KIND_BY_CLASS: Mapping[str, FailureKind] = {
 }
 _MEMORY_TEXTS = ("can't allocate memory", "cannot allocate memory", "out of memory", "std::bad_alloc")
 """torch reports a failed allocation on the CPU, and some CUDA libraries theirs, as a RuntimeError with this text."""
-_THREAD_TEXT = "can't start new thread"
-"""CPython's RuntimeError for whatever refused a thread: memory for its stack, or a limit on their number."""
+_REFUSED_TEXTS = ("can't start new thread", "could not create a primitive")
+"""RuntimeErrors that do not say what was refused: CPython's for a thread (memory for its stack, or a limit on their
+number) and oneDNN's for a kernel (memory for its code or scratch, or a shape that it has none for)."""
 _TEXTS: Mapping[FailureKind, str] = {
     FailureKind.OUT_OF_MEMORY: "The training ran out of memory on its device.",
     FailureKind.MODEL: "The base model's files could not be read.",
@@ -117,7 +118,7 @@ def _kind_of(error: BaseException, is_memory_short: Callable[[], bool]) -> Failu
         return FailureKind.OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _MEMORY_TEXTS):
         return FailureKind.OUT_OF_MEMORY
-    if isinstance(error, RuntimeError) and _THREAD_TEXT in str(error) and is_memory_short():
+    if isinstance(error, RuntimeError) and any(t in str(error) for t in _REFUSED_TEXTS) and is_memory_short():
         return FailureKind.OUT_OF_MEMORY
     return None
 

@@ -16,6 +16,8 @@ CPU_FENCE_BYTES = 128 * MIB
 """How far a process on a CPU may go beyond its reservation, for what is counted but never touched. Measured against the
 resident set at the peak: 5 MiB more of it than when the fence was set, in bfloat16, none in NF4 (SmolLM2-135M, LoRA,
 [4, 512] tokens, peaks of 2.4 GiB, on 25 November 2026); the rest is for libraries that are opened late."""
+NEAR_BYTES = 64 * MIB
+"""Half of the headroom: whoever is refused this close to the fence wanted memory."""
 STACKS_PER_CORE = 2
 """Stacks are counted in full when a thread starts: OpenMP's and the backward pass's, and some of our own."""
 SPARE_STACKS = 4
@@ -75,9 +77,10 @@ def lift_fence(grant: DeviceGrant) -> None:
 
 
 def is_fence_near() -> bool:
-    """Whether the fence of a process on a CPU leaves no room for two more threads: if one was refused, that is why."""
+    """Whether a process on a CPU has used up most of what its fence leaves beyond the reservation: if something was
+    refused, that is why."""
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    return limit != resource.RLIM_INFINITY and limit - _status_bytes("VmData") < 2 * _stack_bytes()
+    return limit != resource.RLIM_INFINITY and limit - _status_bytes("VmData") < max(2 * _stack_bytes(), NEAR_BYTES)
 
 
 def fence_headroom_bytes() -> int:

@@ -21,6 +21,8 @@ MARGIN_SHARES: Mapping[DeviceKind, float] = MappingProxyType({"cuda": 0.03, "cpu
 driver shows (its goal against published measurements), and the reservation is a fence that the worker cannot pass. On a
 CPU the resident sets of one plan differ by as much from run to run, with the holes that malloc happens to leave; the
 fence there has a headroom of its own beside it (decision 0012)."""
+LEAST_MARGIN_BYTES: Mapping[DeviceKind, int] = MappingProxyType({"cuda": 0, "cpu": 96 * 2**20})
+"""On a CPU the kernels that oneDNN makes for each length of row are in no trace; they weigh where a model is small."""
 NOT_ASKED = MappingProxyType(
     {
         "method": "only supervised training exists; another method is not traced at all",
@@ -119,7 +121,7 @@ def read_answer(line: Mapping[str, Any], kind: DeviceKind) -> MemoryEstimate:
     except ValidationError as error:
         raise UntraceableError(f"the tracer's answer has {error.error_count()} wrong fields") from None
     _check_sums(answer)
-    margin = int(MARGIN_SHARES[kind] * answer.peak_device_bytes)
+    margin = max(int(MARGIN_SHARES[kind] * answer.peak_device_bytes), LEAST_MARGIN_BYTES[kind])
     return MemoryEstimate(
         total_bytes=answer.peak_device_bytes + margin,
         breakdown={**answer.breakdown, "margin": margin},

@@ -26,6 +26,8 @@ from orchestrator.domain.protocol import (
 SIGNAL_NAMES = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 MEMORY_SIGNALS = frozenset({6, 7, 9, 11})
 """What ends a process that was refused memory (SIGABRT, SIGBUS, SIGSEGV); what the kernel sends when it has none."""
+CRASH_SIGNALS = MEMORY_SIGNALS - {9}
+"""Nobody sends these from outside: a library was refused memory and did not ask whether it got it."""
 NEAR_RESERVATION = 0.9
 """A process that such a signal ended with a peak above this fraction of its reservation probably wanted memory."""
 
@@ -121,7 +123,9 @@ def decide_silent_end(
         case "preempted":
             return outcomes.interrupted()
     why = _explain_exit(exit_code, peak_device_bytes, reserved_bytes)
-    if _signal_of(exit_code) in MEMORY_SIGNALS and peak_device_bytes >= reserved_bytes:
+    number = _signal_of(exit_code)
+    share = NEAR_RESERVATION if number in CRASH_SIGNALS else 1.0
+    if number in MEMORY_SIGNALS and peak_device_bytes >= share * reserved_bytes:
         return outcomes.failed(FailureKind.OUT_OF_MEMORY, why)
     return outcomes.lost(why)
 

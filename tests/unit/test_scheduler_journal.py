@@ -136,7 +136,15 @@ def test_a_process_that_used_all_that_was_reserved_and_died_ran_out_of_memory(ex
     assert "had reached 1.00 GiB of 1.00 GiB reserved" in end.failure.message
 
 
+@pytest.mark.parametrize("exit_code", [-6, -7, -11])
+def test_a_library_that_crashed_close_to_the_reservation_was_refused_memory(exit_code: int) -> None:
+    end = _silent(exit_code, peak=int(0.95 * GIB))
+    assert end.failure is not None
+    assert end.failure.kind is FailureKind.OUT_OF_MEMORY
+
+
 def test_a_kill_after_a_stop_that_was_asked_for_is_that_stop() -> None:
+    assert _silent(-9, stop_reason="preempted").state is AttemptState.INTERRUPTED
     assert _silent(-9, stop_reason="cancelled").state is AttemptState.CANCELLED
     budget = _silent(-9, stop_reason="budget_exceeded")
     assert budget.failure is not None

@@ -109,7 +109,9 @@ def test_an_answer_is_three_peaks_and_what_is_reserved_has_a_margin() -> None:
     assert (found.allocated_bytes, found.reserved_bytes, found.device_bytes) == (60, 80, 100)
     assert found.total_bytes == sum(found.breakdown.values()) == 103
     assert (found.method, found.reason, found.flops) == ("traced", None, 12)
-    assert read_answer(GOOD, "cpu").total_bytes == 105
+    assert read_answer(GOOD, "cpu").breakdown["margin"] == 96 * 2**20, "small models' kernels weigh more than a share"
+    large = {**GOOD, "peak_device_bytes": 4 * 2**30, "breakdown": {**GOOD["breakdown"], "context": 4 * 2**30 - 80}}
+    assert read_answer(large, "cpu").breakdown["margin"] == int(0.05 * 4 * 2**30)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,9 @@ def test_a_real_failed_allocation_is_out_of_memory(allocate: object) -> None:
     assert classify(caught.value).failure is FailureKind.OUT_OF_MEMORY
 
 
-def test_a_thread_that_was_refused_is_out_of_memory_only_where_memory_is_short() -> None:
-    refused = RuntimeError("can't start new thread")
+@pytest.mark.parametrize("text", ["can't start new thread", "could not create a primitive"])
+def test_what_was_refused_without_a_reason_is_out_of_memory_only_where_memory_is_short(text: str) -> None:
+    refused = RuntimeError(text)
     assert classify(refused).failure is FailureKind.PLATFORM, "too many threads of others, perhaps"
     assert classify(refused, is_memory_short=lambda: True).failure is FailureKind.OUT_OF_MEMORY
     assert classify(RuntimeError("shape mismatch"), is_memory_short=lambda: True).failure is FailureKind.PLATFORM

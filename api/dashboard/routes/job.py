@@ -1,9 +1,10 @@
 """One job: its state and charts, its log, what happened, what was asked and predicted, and what came out."""
 
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from api.dashboard.forms import PageRoute
 from api.dashboard.rendering import render
@@ -12,17 +13,21 @@ from api.dashboard.views.memory import show_prediction
 from api.dashboard.views.settings import show_settings
 from api.dashboard.views.snippets import show_adapter, show_job
 from api.dashboard.views.timeline import lay_out_life
-from api.dependencies import Adapters, Costs, Id, Jobs, Reader
+from api.dependencies import Adapters, Costs, Id, Jobs, Reader, Why
 from api.schemas.activity import AttemptOut, CheckpointOut, EventOut, LogOut
 from api.schemas.adapters import AdapterOut
 from api.schemas.costs import JobCostOut
 from api.schemas.jobs import JobOut
+from api.schemas.why import WhyOut
+from orchestrator.domain.errors import IllegalTransitionError
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.queries import LineQuery
+from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
 from orchestrator.services.adapters import Adapters as AdaptersService
 from orchestrator.services.costs import Costs as CostsService
 from orchestrator.services.jobs import Jobs as JobsService
+from orchestrator.services.why import WhyReader
 
 router = APIRouter(prefix="/jobs", route_class=PageRoute)
 EVENTS_READ = 300
@@ -32,12 +37,28 @@ LINES_SHOWN = 200
 """Of the log, without scripts; with them it is read as it is scrolled."""
 
 
+@dataclass(frozen=True)
+class HeadParts:
+    """The use cases that the head of the page is made of."""
+
+    jobs: JobsService
+    costs: CostsService
+    why: WhyReader
+
+
+async def _head_parts(jobs: Jobs, costs: Costs, why: Why) -> HeadParts:
+    return HeadParts(jobs, costs, why)
+
+
+Parts = Annotated[HeadParts, Depends(_head_parts)]
+
+
 @router.get("/{job_id}")
 def show_job_page(
-    request: Request, job_id: Id, caller: Reader, jobs: Jobs, costs: Costs, adapters: Adapters
+    request: Request, job_id: Id, caller: Reader, jobs: Jobs, adapters: Adapters, parts: Parts
 ) -> Response:
     found = jobs.get(caller, job_id)
-    head = describe_head(caller, jobs, costs, found)
+    head = describe_head(caller, parts, found)
     job: JobOut = head["job"]
     events = jobs.events(caller, job_id, limit=EVENTS_READ)
     checkpoints = jobs.checkpoints(caller, job_id, limit=CHECKPOINTS_SHOWN)
@@ -60,22 +81,23 @@ def show_job_page(
 
 
 @router.get("/{job_id}/head")
-def show_head(request: Request, job_id: Id, caller: Reader, jobs: Jobs, costs: Costs) -> Response:
+def show_head(request: Request, job_id: Id, caller: Reader, jobs: Jobs, parts: Parts) -> Response:
     """What changes while a job runs, to be put into the page that is open."""
-    return render(request, "parts/job_head.html", describe_head(caller, jobs, costs, jobs.get(caller, job_id)))
+    return render(request, "parts/job_head.html", describe_head(caller, parts, jobs.get(caller, job_id)))
 
 
-def describe_head(caller: Caller, jobs: JobsService, costs: CostsService, found: Job) -> dict[str, Any]:
-    job = show_jobs(jobs, caller, [found])[0]
-    attempts = [AttemptOut.of(attempt) for attempt in jobs.attempts(caller, job.id)]
+def describe_head(caller: Caller, parts: HeadParts, found: Job) -> dict[str, Any]:
+    job = show_jobs(parts.jobs, caller, [found])[0]
+    attempts = [AttemptOut.of(attempt) for attempt in parts.jobs.attempts(caller, job.id)]
     now = time.time()
     return {
         "job": job,
+        "why": _find_why(caller, parts.why, found),
         "word": WORDS[found.state],
         "final": job.status in FINAL,
         "actions": find_actions(job),
         "attempts": attempts,
-        "bill": JobCostOut.of(job.id, costs.of_job(caller, job.id)),
+        "bill": JobCostOut.of(job.id, parts.costs.of_job(caller, job.id)),
         "memory": show_prediction(job, attempts),
         "life": lay_out_life(job, attempts, now=now),
         "predicted_cost": (job.estimate or {}).get("cost_usd_micros"),
@@ -83,6 +105,16 @@ def describe_head(caller: Caller, jobs: JobsService, costs: CostsService, found:
         "ran_seconds": (job.finished_at or now) - job.started_at if job.started_at else None,
         "left_seconds": max(0.0, job.estimated_finish - now) if job.estimated_finish else None,
     }
+
+
+def _find_why(caller: Caller, why: WhyReader, found: Job) -> WhyOut | None:
+    """None for a job that does not wait; it may have started since it was read."""
+    if found.state is not JobState.QUEUED:
+        return None
+    try:
+        return WhyOut.of(why.explain(caller, found.job_id))
+    except IllegalTransitionError:
+        return None
 
 
 def _kind_of(job: JobOut, attempts: list[AttemptOut]) -> str:
