@@ -2,12 +2,16 @@
 what the mouse finds.
 """
 
+import re
 from datetime import UTC, datetime
 
 from markupsafe import Markup
 
 MICROS_PER_CENT = 10_000
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_BIDI = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STEPS = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (30 * 86_400, 86_400, "d"))
 
 
@@ -103,7 +107,13 @@ def say_id(object_id: str) -> Markup:
     return Markup('<code class="id" title="{}">{}</code>').format(object_id, end)
 
 
+def say_line(text: str) -> str:
+    """A line of a log without what would colour, move or turn round what stands beside it; as logs.js does."""
+    return _BIDI.sub("\ufffd", _CONTROLS.sub("", _ESCAPES.sub("", text)))
+
+
 FILTERS = {
+    "line": say_line,
     "bytes": say_bytes,
     "count": say_count,
     "short": say_short,

@@ -102,6 +102,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ("DELETE", "/v1/keys/{key_id}"): Place(ADMIN, foreign=False),
     ("GET", "/v1/costs"): Place(READER),
     ("GET", "/v1/usage"): Place(READER),
+    ("GET", "/v1/simulation/history"): Place(ADMIN),
     ("GET", "/"): Place(READER),
     ("GET", "/jobs"): Place(READER),
     ("POST", "/jobs/compare"): Place(READER, {"data": {"job": "ftjob-unknown"}}),

@@ -85,7 +85,7 @@ def test_a_job_that_can_never_fit_is_told_what_would(api_server: ApiServer, http
     assert fit["needed_bytes"] == estimate["memory"]["cpu"]["total_bytes"] > GIB
     memory = estimate["memory"]["cpu"]
     assert 0 < memory["allocated_bytes"] <= memory["reserved_bytes"] <= memory["device_bytes"] <= memory["total_bytes"]
-    assert (memory["method"], memory["reason"]) == ("closed_form", "memory on cpu is not traced yet")
+    assert (memory["method"], memory["reason"]) == ("closed_form", "TUNEPOOL_ESTIMATOR is closed_form")
     assert memory["savings"][0]["settings"] == {"training.gradient_checkpointing": True}
     assert memory["savings"][0]["time_factor"] > 1
     assert fit["changes"][0]["saved_bytes"] == memory["total_bytes"] - fit["changes"][0]["total_bytes"]

@@ -314,3 +314,17 @@ def test_assets_are_kept_for_ever_and_old_ones_are_gone(dashboard: Pool) -> None
         parts = found[1].split("/")
         assert http.get("/".join([*parts[:2], "0" * 12, *parts[3:]])).status_code == 404
         assert http.get("/".join([*parts[:3], "..%2f..%2fformats.py"])).status_code in {401, 404, 303}
+
+
+def test_a_job_that_waits_says_why(dashboard: Pool, member: httpx2.Client) -> None:
+    """At the end of this file, because it adds a job to those that other tests count."""
+    ask = {"model": "tiny", "training_file": dashboard.ids["file"], "suffix": "patient"}
+    with dashboard.server.http(dashboard.keys["support"]) as http:
+        job_id = http.post("/v1/fine_tuning/jobs", json=ask).json()["id"]
+        dashboard.server.step("validate")
+        held = http.patch(f"/v1/fine_tuning/jobs/{job_id}", json={"held": True}).json()
+    assert (held["status"], held["held"]) == ("queued", True)
+    for page in (f"/jobs/{job_id}", f"/jobs/{job_id}/head"):
+        shown = member.get(page).text
+        assert "It is held until somebody releases it." in shown
+        assert "Not in the queue while it is held back" in shown

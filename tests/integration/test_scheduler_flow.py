@@ -121,7 +121,7 @@ def test_a_job_that_no_device_could_hold_is_told_once_and_starts_when_one_comes(
     rig.step()
     assert rig.job(job.job_id).phase == "no_device_fits"
     said = [m for m in _messages(rig, job.job_id) if m.startswith("The job waits")]
-    assert said == ["The job waits. It needs 9.0 GiB on one device; the largest of the pool has 8.0 GiB."]
+    assert said == ["The job waits. It needs 9.0 GiB on one device; the largest in the pool has 8.0 GiB."]
     rig.launcher.devices.append(cpu_device("node-b", total_bytes=16 * GIB))
     rig.step()
     assert rig.job(job.job_id).state is JobState.RUNNING

@@ -99,7 +99,7 @@ class Rig:
         self.settings = replace(SETTINGS, **settings)
         self.verify: Callable[[Job, Attempt, Succeeded], Adapter | Failure] = accept_adapter
         self.sizer: Sizer = ClosedFormSizer()
-        with store.write() as tx:
+        with Store.write(store) as tx:  # not as a store that is about to be killed writes
             prices.insert_price(tx, "cpu", PRICE_USD_MICROS_PER_HOUR)
         self.plane = self.build()
 

@@ -113,6 +113,10 @@ class ApiServer:
         )
 
 
+_DEFAULTS = {"allow_hub": False, "poll_seconds": 0.02, "min_training_rows": 1, "estimator": "closed_form"}
+"""A tracer takes seconds to start; what it answers has tests of its own."""
+
+
 @contextmanager
 def run_server(storage: StorageServer, database_url: str, folder: Path, **settings: Any) -> Iterator[ApiServer]:
     """`database_url` names a migrated database."""
@@ -123,7 +127,7 @@ def run_server(storage: StorageServer, database_url: str, folder: Path, **settin
         s3_bucket=f"api-{uuid.uuid4().hex}",
         s3_access_key=storage.access_key,
         s3_secret_key=storage.secret_key,
-        **{"allow_hub": False, "poll_seconds": 0.02, "min_training_rows": 1, **settings},
+        **{**_DEFAULTS, **settings},
     )
     services = build_services(chosen)
     try:
