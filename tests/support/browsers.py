@@ -16,7 +16,7 @@ DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """`make test` installs one where there is none."""
     found = next(filter(None, map(shutil.which, SYSTEM_BROWSERS)), None)
