@@ -1,10 +1,7 @@
 """How much memory may the attempt use, and how much did it use? CUDA parts are a few lines, apart from the rest."""
 
-import ctypes
 import re
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,12 +19,6 @@ STACKS_PER_CORE = 2
 """Stacks are counted in full when a thread starts: OpenMP's and the backward pass's, and some of our own."""
 SPARE_STACKS = 4
 DEFAULT_STACK_BYTES = 8 * MIB
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3)."""
-MAPPED_FROM_BYTES, MOST_MAPPED_FROM_BYTES = 128 * 1024, 32 * MIB
-"""Blocks of this size and more are mapped alone: malloc's first threshold, and the highest that it raises it to."""
-KEPT_AT_TOP_BYTES = 2 * MOST_MAPPED_FROM_BYTES
-"""Free memory at the heap's end that stays for reuse: twice the threshold, as malloc has it."""
 _ASKED = re.compile(r"tried to allocate ([\d.]+) ?([KMG]i?B|bytes)", re.IGNORECASE)
 _UNITS = {"b": 1, "k": 2**10, "m": MIB, "g": 2**30}
 
@@ -46,27 +37,6 @@ def set_fence(grant: DeviceGrant) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _status_bytes("VmData") + room
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-@contextmanager
-def blocks_given_back(grant: DeviceGrant) -> Iterator[None]:
-    """Within, what malloc gave for a tensor goes back when the tensor does; afterwards it is kept for reuse.
-
-    Quantizing a model on a CPU makes temporaries several times as large as what stays, between what stays: in malloc's
-    heap they leave holes. Measured with SmolLM2-135M in NF4 on two threads (25 November 2026): 811 MiB of anonymous
-    memory after loading, 458 of them in use. A training step allocates the same again and again, and mapping each block
-    anew takes it 45 % more processor time, so there malloc's own highest threshold holds from the first step on.
-    """
-    libc = ctypes.CDLL(None)
-    if grant.kind != "cpu" or not hasattr(libc, "mallopt"):
-        yield
-        return
-    libc.mallopt(M_MMAP_THRESHOLD, MAPPED_FROM_BYTES)
-    try:
-        yield
-    finally:
-        libc.mallopt(M_MMAP_THRESHOLD, MOST_MAPPED_FROM_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_AT_TOP_BYTES)
 
 
 def lift_fence(grant: DeviceGrant) -> None:

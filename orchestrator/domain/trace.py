@@ -66,6 +66,10 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
     (which is what SFTTrainer's 'nll' is; on a CPU the tracer knows the worker's own loss), transformers' default
     attention, no logits kept. Rows are filled up to eights, so that even a single one may be padded.
     """
+    if kind == "cpu":
+        # The tracer can, within a few per cent of the resident set. But the fence there counts address space, and at
+        # exactly that size it stopped runs that would have fitted (docs/benchmarks.md, 25 November 2026).
+        raise UntraceableError("memory on a CPU is reserved by formulas, which leave the fence its room")
     if config is None:
         raise UntraceableError("the model's config was not kept with its registration")
     if plan.method != "supervised":
