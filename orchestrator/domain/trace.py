@@ -80,9 +80,9 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
         "quantization": {"type": plan.quantization, "double_quant": plan.double_quant},
         "training": {
             "micro_batch_size": plan.micro_batch_rows,
-            "max_seq_length": _padded_tokens(plan, kind),
+            "max_seq_length": _padded_tokens(plan),
             "packing": plan.packing,
-            "padded": None if plan.packing or kind == "cpu" else True,
+            "padded": None if plan.packing else True,
             "gradient_checkpointing": plan.gradient_checkpointing,
             "optimizer": plan.optimizer,
             "optimizer_dtype": None,
@@ -98,9 +98,8 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
     }
 
 
-def _padded_tokens(plan: TrainingPlan, kind: DeviceKind) -> int:
-    multiple = CUDA_TOKENS_MULTIPLE if kind == "cuda" else 1
-    return -(-plan.max_seq_tokens // multiple) * multiple
+def _padded_tokens(plan: TrainingPlan) -> int:
+    return -(-plan.max_seq_tokens // CUDA_TOKENS_MULTIPLE) * CUDA_TOKENS_MULTIPLE
 
 
 def _describe_lora(plan: TrainingPlan) -> dict[str, Any]:

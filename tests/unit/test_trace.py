@@ -83,10 +83,9 @@ def test_the_question_says_how_our_worker_trains() -> None:
     assert (training["evaluates"], training["method"]) == (True, "sft")
 
 
-def test_a_cpu_is_asked_about_as_one_and_pads_nothing() -> None:
-    question = build_question(make_plan(max_seq_tokens=250), CONFIG, "cpu")
-    assert question["devices"] == {"kind": "cpu", "count": 1, "sharding": "none"}
-    assert question["training"]["max_seq_length"] == 250
+def test_a_cpu_is_not_asked_about() -> None:
+    with pytest.raises(UntraceableError, match="reserved by formulas"):
+        build_question(make_plan(), CONFIG, "cpu")
 
 
 def test_what_cannot_be_asked_says_why() -> None:
