@@ -12,7 +12,12 @@ from bisect import bisect_left, insort
 from typing import NamedTuple
 
 from workers.estimator.depth import Recording
-from workers.memory import KEPT_AT_TOP_BYTES, MOST_MAPPED_FROM_BYTES
+
+MOST_MAPPED_FROM_BYTES = 32 * 2**20
+"""Blocks of this size and more are mapped alone: where malloc's threshold ends up, which rises as such blocks are freed
+(mallopt(3), M_MMAP_THRESHOLD)."""
+KEPT_AT_TOP_BYTES = 2 * MOST_MAPPED_FROM_BYTES
+"""Free memory at the heap's end that stays for reuse: twice the threshold, as malloc has it."""
 
 PAGE_BYTES = 4096
 ALIGNMENT_BYTES, SMALLEST_CHUNK_BYTES, HEADER_BYTES, STEP_BYTES = 64, 32, 8, 16
