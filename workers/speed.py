@@ -1,4 +1,4 @@
-"""How fast is this machine's CPU at what a training step is made of? Some short measurements, a second in all.
+"""How fast is this machine's CPU at what a training step is made of? Some short measurements, three seconds at most.
 
 A step is products of matrices, passes over activations that the memory bounds, and many small calls whose time is their
 own. The three differ between machines by different factors, so each is measured. What a step needs of each is known by
@@ -21,8 +21,10 @@ TIMED_SECONDS, MOST_SECONDS = 0.25, 2.0
 """For each of the figures: calls are repeated that long, so that some of them meet nothing else on a busy machine."""
 PRODUCT_ROWS, PRODUCT_WIDTH = 256, 1024
 """A small micro-batch at a small model's width; larger ones reach the same rate within 5 % (two EPYC cores)."""
-PASSED_ELEMENTS = 2**20
-"""Of an activation [256, 4096]: beyond the cache of a core."""
+PASSED_ELEMENTS = 2**24
+"""Larger than malloc ever keeps (32 MiB; mallopt(3), M_MMAP_THRESHOLD), in both dtypes: so each pass is over fresh
+pages, which `domain.estimate_step` counts in. Smaller blocks were fresh or not by what was freed before: a factor of
+nine."""
 PASSES = 5
 """Over memory in `_pass`: there and back, for each of its operations."""
 SMALL_ROWS, SMALL_WIDTH, SMALL_RANK, SMALL_MODULES = 8, 64, 8, 24
