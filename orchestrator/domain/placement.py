@@ -6,7 +6,6 @@ the tightest hole, then the id. Who starts when, among all that wait, is decided
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -29,8 +28,6 @@ class WaitingJob:
     """`bytes_by_kind` is the footprint on each kind of device; a kind that is absent cannot hold the job."""
 
     job_id: str
-    priority: int
-    queued_at: datetime
     bytes_by_kind: dict[str, int]
     device_type: str | None
     exclusive: bool

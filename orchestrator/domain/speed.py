@@ -73,8 +73,9 @@ _GPUS: tuple[tuple[str, float, float, float], ...] = (
     ("t4", 65, 8.1, 320),
 )
 """Part of the device type; dense bfloat16 tensor TFLOP/s with float32 accumulation (float16 on V100 and T4, which have
-no bfloat16), float32 TFLOP/s outside tensor cores, GB/s of memory: NVIDIA's data sheets and architecture white papers.
-The first that matches counts, so longer names stand before shorter ones."""
+no bfloat16), float32 TFLOP/s outside tensor cores, GB/s of memory: NVIDIA's published figures,
+written down from memory and not yet compared with the data sheets. The first that matches
+counts, so longer names stand before shorter ones."""
 _UNKNOWN_GPU = (165, 82.6, 1008)
 """An RTX 4090's, which lies in the middle on a logarithmic scale."""
 

@@ -16,13 +16,9 @@ from orchestrator.domain.plan import TrainingPlan
 
 CUDA_TOKENS_MULTIPLE = 8
 """Rows are padded to a multiple of this on CUDA (`workers.recipes.sft`)."""
-MARGIN_SHARES: Mapping[DeviceKind, float] = MappingProxyType({"cuda": 0.03, "cpu": 0.05})
-"""What placement reserves beyond the traced peak of the process. On CUDA the tracer may be this much below what the
-driver shows (its goal against published measurements), and the reservation is a fence that the worker cannot pass. On a
-CPU the resident sets of one plan differ by as much from run to run, with the holes that malloc happens to leave; the
-fence there has a headroom of its own beside it (decision 0012)."""
-LEAST_MARGIN_BYTES: Mapping[DeviceKind, int] = MappingProxyType({"cuda": 0, "cpu": 96 * 2**20})
-"""On a CPU the kernels that oneDNN makes for each length of row are in no trace; they weigh where a model is small."""
+MARGIN_SHARE = 0.03
+"""What placement reserves beyond the traced peak of the process: the tracer may be this much below what the driver
+shows (its goal against published measurements), and the reservation is a fence that the worker cannot pass."""
 NOT_ASKED = MappingProxyType(
     {
         "method": "only supervised training exists; another method is not traced at all",
@@ -63,8 +59,8 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
     """The line for the tracer, without an id. Raises UntraceableError for what it cannot be asked.
 
     Says how our worker trains: adapters in float32 under autocast, norms left in the compute dtype, TRL's fused head
-    (which is what SFTTrainer's 'nll' is; on a CPU the tracer knows the worker's own loss), transformers' default
-    attention, no logits kept. Rows are filled up to eights, so that even a single one may be padded.
+    (which is what SFTTrainer's 'nll' is), transformers' default attention, no logits kept. Rows are filled
+    up to eights, so that even a single one may be padded.
     """
     if kind == "cpu":
         # The tracer can, within a few per cent of the resident set. But the fence there counts address space, and at
@@ -94,7 +90,7 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
             "evaluates": True,
             "method": "sft",
         },
-        "devices": {"kind": kind, "count": 1, "sharding": "none"},
+        "devices": {"kind": "cuda", "count": 1, "sharding": "none"},
     }
 
 
@@ -115,7 +111,7 @@ def _describe_lora(plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
-def read_answer(line: Mapping[str, Any], kind: DeviceKind) -> MemoryEstimate:
+def read_answer(line: Mapping[str, Any]) -> MemoryEstimate:
     """The estimate in an answer. Raises UntraceableError with the tracer's reason, or for an answer without sense."""
     if line.get("error"):
         raise UntraceableError(f"the tracer cannot do this: {str(line['error'])[:300]}")
@@ -124,7 +120,7 @@ def read_answer(line: Mapping[str, Any], kind: DeviceKind) -> MemoryEstimate:
     except ValidationError as error:
         raise UntraceableError(f"the tracer's answer has {error.error_count()} wrong fields") from None
     _check_sums(answer)
-    margin = max(int(MARGIN_SHARES[kind] * answer.peak_device_bytes), LEAST_MARGIN_BYTES[kind])
+    margin = int(MARGIN_SHARE * answer.peak_device_bytes)
     return MemoryEstimate(
         total_bytes=answer.peak_device_bytes + margin,
         breakdown={**answer.breakdown, "margin": margin},

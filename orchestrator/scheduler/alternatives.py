@@ -1,6 +1,6 @@
 """Smaller ways to run a flexible job, with the same rows per optimizer step: what the scheduler may choose among."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate
 from orchestrator.domain.jobs import Alternative
@@ -12,20 +12,25 @@ PredictTime = Callable[[TrainingPlan, DeviceKind, MemoryEstimate], TimeEstimate]
 
 
 def list_alternatives(
-    plan: TrainingPlan, gauges: Gauges, *, present: Collection[DeviceKind], predict_time: PredictTime
+    plan: TrainingPlan,
+    gauges: Gauges,
+    *,
+    footprints: Mapping[str, int],
+    present: Collection[DeviceKind],
+    predict_time: PredictTime,
 ) -> tuple[Alternative, ...]:
     """From the fastest to the smallest: halved micro-batches, then gradient checkpointing. One that needs no less than
-    the one before it on any kind of device is left out."""
+    the one before it on any kind of device is left out. `footprints` are the plan's own, bytes by kind."""
     found: list[Alternative] = []
-    before = footprints_of(measure_kinds(plan, gauges, present=present))
+    before = footprints
     for name, smaller in _smaller_plans(plan):
         measured = measure_kinds(smaller, gauges, present=present)
-        footprints = footprints_of(measured)
-        if not any(footprints[kind] < before.get(kind, 0) for kind in footprints):
+        needed = footprints_of(measured)
+        if not any(needed[kind] < before.get(kind, 0) for kind in needed):
             continue
         seconds: dict[str, float] = {kind: predict_time(smaller, kind, size).seconds for kind, size in measured.items()}
-        found.append(Alternative(name=name, plan=smaller, footprints=footprints, seconds=seconds))
-        before = footprints
+        found.append(Alternative(name=name, plan=smaller, footprints=needed, seconds=seconds))
+        before = needed
         if len(found) == MOST_ALTERNATIVES:
             break
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Devices and waiting jobs as placement sees them.
+"""Devices as placement sees them.
 
 Invariant: an attempt counts against its device until its processes are proved gone, whether or not it has ended.
 """
@@ -6,10 +6,8 @@ Invariant: an attempt counts against its device until its processes are proved g
 from collections.abc import Iterable
 from dataclasses import replace
 
-from orchestrator.domain.jobs import Job
-from orchestrator.domain.placement import DeviceRoom, WaitingJob
+from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.pool import Device, DeviceUse
-from orchestrator.domain.spec import AUTO
 from orchestrator.store import devices
 from orchestrator.store.session import ReadTx
 
@@ -36,17 +34,3 @@ def rooms_of(all_devices: Iterable[Device], uses: Iterable[DeviceUse]) -> list[D
         if room is not None:
             rooms[use.device_id] = replace(room, free_bytes=room.free_bytes - use.reserved_bytes)
     return list(rooms.values())
-
-
-def waiting_job(job: Job) -> WaitingJob:
-    """A queued job as placement sees it."""
-    device_type = job.spec.resources.device_type
-    assert job.queued_at is not None, "a queued job has a place in the queue"
-    return WaitingJob(
-        job_id=job.job_id,
-        priority=job.spec.priority,
-        queued_at=job.queued_at,
-        bytes_by_kind=job.footprints or {},
-        device_type=None if device_type == AUTO else device_type,
-        exclusive=job.spec.resources.exclusive,
-    )

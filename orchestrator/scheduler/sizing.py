@@ -5,7 +5,6 @@ Pure but for the sizer, which may take seconds: no transaction is open around th
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.domain.calibration import choose_speeds, merge_by_kind
@@ -23,8 +22,6 @@ from orchestrator.domain.spec import AUTO
 from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.scheduler.alternatives import PredictTime
 from orchestrator.scheduler.sentences import describe_bytes, describe_seconds, describe_usd
-
-NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +132,6 @@ def _asks(job: Job, footprints: dict[str, int]) -> WaitingJob:
     device_type = job.spec.resources.device_type
     return WaitingJob(
         job_id=job.job_id,
-        priority=job.spec.priority,
-        queued_at=NEVER,
         bytes_by_kind=footprints,
         device_type=None if device_type == AUTO else device_type,
         exclusive=job.spec.resources.exclusive,

@@ -192,7 +192,9 @@ class Validate:
         if job.spec.resources.flexible:
             predict_time = time_predictor(job, model, gauges, market=market, tokens=tokens, validation=validation)
             present = {room.kind for room in market.rooms}
-            alternatives = list_alternatives(plan, gauges, present=present, predict_time=predict_time)
+            alternatives = list_alternatives(
+                plan, gauges, footprints=sizing.footprints, present=present, predict_time=predict_time
+            )
         if market.rooms and sizing.home is None and not find_home(job, alternatives, market.rooms):
             text = explain_misfit(job, plan, rooms=market.rooms, gauges=gauges)
             raise CannotFitError(text, param="resources")

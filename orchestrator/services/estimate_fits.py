@@ -5,7 +5,6 @@ No transaction is open here: naming the changes that would make a job fit may ta
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 from orchestrator.domain.errors import InvalidRequestError
@@ -25,7 +24,6 @@ from orchestrator.store.prices import read_price
 from orchestrator.store.session import ReadTx
 
 Fit = Literal["now", "when_empty", "never"]
-_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +123,6 @@ def _fit_type(sized: Sized, rooms: Sequence[DeviceRoom], *, price: int) -> Devic
 def _ask(sized: Sized) -> WaitingJob:
     return WaitingJob(
         job_id="",
-        priority=sized.spec.priority,
-        queued_at=_NEVER,
         bytes_by_kind=footprints_of(sized.memory),
         device_type=None,
         exclusive=sized.spec.resources.exclusive,

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from orchestrator.domain.teams import Caller
+from orchestrator.services.teams import require_admin
 from orchestrator.simulation.history import PastJob
 from orchestrator.store import history
 from orchestrator.store.session import Store
@@ -17,8 +18,9 @@ class History:
     store: Store
 
     def read(self, caller: Caller, *, days: int) -> list[PastJob]:
-        """Jobs of all teams, queued within these days, that had a device at least once. For admins: the route sees to
-        it."""
+        """Jobs of all teams, queued within these days, that had a device at least once. Raises ForbiddenError unless
+        the caller runs the pool."""
+        require_admin(caller)
         with self.store.read() as tx:
             return merge_attempts(history.list_ended(tx, tx.now() - timedelta(days=days)))
 

@@ -7,7 +7,6 @@ within the transaction of the use case, so that several jobs are accepted togeth
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from orchestrator.domain.artifacts import File, FilePurpose, FileStatus
 from orchestrator.domain.errors import CannotFitError, ForbiddenError, InvalidRequestError
@@ -35,8 +34,6 @@ from orchestrator.store import devices, files, jobs
 from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.jobs import NewJob
 from orchestrator.store.session import ReadTx, Store, WriteTx
-
-_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +199,6 @@ def _choose_candidates(spec: JobSpec, rooms: Sequence[DeviceRoom]) -> list[Devic
 def _ask(spec: JobSpec, memory: Mapping[DeviceKind, MemoryEstimate]) -> WaitingJob:
     return WaitingJob(
         job_id="",
-        priority=spec.priority,
-        queued_at=_NEVER,
         bytes_by_kind=footprints_of(memory),
         device_type=None,
         exclusive=spec.resources.exclusive,

@@ -15,6 +15,7 @@ from typing import Protocol
 from orchestrator.domain.scheduling.actions import Decision, Preempt, Start
 from orchestrator.domain.scheduling.decide import Jobs
 from orchestrator.domain.scheduling.facts import Lock, Pin, QueuedJob, RunningJob, SharedDevice, TeamTerms
+from orchestrator.domain.usage import HALF_LIFE_SECONDS
 from orchestrator.simulation.execution import Execution
 from orchestrator.simulation.records import Records
 from orchestrator.simulation.usage import TeamUsage
@@ -57,7 +58,7 @@ class Simulation:
         teams: Iterable[TeamTerms],
         *,
         timing: Timing | None = None,
-        half_life_seconds: float = 86_400.0,
+        half_life_seconds: float = HALF_LIFE_SECONDS,
         starts_at: float = 0.0,
     ) -> None:
         self.now = starts_at

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from math import log
 
 from orchestrator.domain.scheduling.facts import TeamTerms
+from orchestrator.domain.usage import accrue, decay
 
 
 class TeamUsage:
@@ -24,10 +24,6 @@ class TeamUsage:
     def book(self, team_id: str, rate_micros: int, started_at: float, ended_at: float) -> None:
         """Add an attempt that ended: the decayed integral of its rate up to its end."""
         terms = self.of(team_id)
-        kept = terms.usage * self._decay(ended_at - terms.usage_at)
-        added = rate_micros / 1e6 * (1 - self._decay(ended_at - started_at)) * self._half_life / log(2)
+        kept = decay(terms.usage, ended_at - terms.usage_at, self._half_life)
+        added = accrue(rate_micros / 1e6, ended_at - started_at, self._half_life)
         self._terms[team_id] = replace(terms, usage=kept + added, usage_at=ended_at)
-
-    def _decay(self, seconds: float) -> float:
-        found: float = 2.0 ** (-max(seconds, 0.0) / self._half_life)
-        return found

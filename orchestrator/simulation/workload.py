@@ -4,7 +4,7 @@ Moments and durations are seconds. The truth never reaches the scheduler: it see
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orchestrator.domain.scheduling.facts import QueuedJob
 
@@ -52,11 +52,3 @@ class Timing:
     resume_seconds: float = 60.0
     checkpoint_seconds: float = 900.0
     tick_seconds: float = 300.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workload:
-    """Jobs by arrival, and what happens to nodes."""
-
-    jobs: tuple[SimulatedJob, ...]
-    losses: tuple[NodeLoss, ...] = field(default=())

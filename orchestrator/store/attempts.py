@@ -327,14 +327,6 @@ def request_preemption(
     return _attempt(row)
 
 
-def list_locking(tx: ReadTx, since: datetime) -> list[Attempt]:
-    """Attempts that made room for a job, are gone, and whose grace ended at `since` or later."""
-    query = select(attempts).where(
-        attempts.c.preempted_for.is_not(None), attempts.c.released_at.is_not(None), attempts.c.grace_ends_at >= since
-    )
-    return [_attempt(row) for row in tx.rows(query.order_by(*_BY_AGE))]
-
-
 def release_attempt(tx: WriteTx, attempt_id: str, token: str) -> Attempt:
     """Give the device back: only on proof that the attempt has ended and its processes are gone."""
     statement = (

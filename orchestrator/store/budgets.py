@@ -4,8 +4,6 @@ Invariant: billed in the period + held <= budget whenever a hold is granted, how
 is locked for it, and for settling, so that no sum is read while it changes.
 """
 
-from collections.abc import Mapping
-
 from sqlalchemy import func, select, update
 
 from orchestrator.domain.budgets import BudgetState, find_period
@@ -30,12 +28,6 @@ def read_budget(tx: ReadTx, team: Team) -> BudgetState:
         started_at=started_at,
         ends_at=ends_at,
     )
-
-
-def sum_held_by_team(tx: ReadTx) -> Mapping[str, int]:
-    """Micro-dollars that each team's jobs hold; a team that holds nothing is absent."""
-    query = select(jobs.c.team_id, _HELD.label("held")).where(jobs.c.held_usd_micros > 0).group_by(jobs.c.team_id)
-    return {row["team_id"]: int(row["held"]) for row in tx.rows(query)}
 
 
 def claim_hold(tx: WriteTx, job_id: str, team_id: str, usd_micros: int) -> BudgetState | None:

@@ -140,20 +140,6 @@ def list_in_state(tx: ReadTx, states: Collection[JobState], limit: int) -> list[
     return [read_job(row) for row in tx.rows(query.limit(limit))]
 
 
-def list_placeable(tx: ReadTx, now: datetime, limit: int) -> list[Job]:
-    """Queued jobs that may start now, in order of priority and age."""
-    query = select(jobs).where(
-        jobs.c.state == JobState.QUEUED,
-        or_(jobs.c.not_before_at.is_(None), jobs.c.not_before_at <= now),
-        jobs.c.cancel_requested_at.is_(None),
-        jobs.c.pause_requested_at.is_(None),
-    )
-    return [read_job(row) for row in tx.rows(query.order_by(*_PLACE_ORDER).limit(limit))]
-
-
-_PLACE_ORDER = (jobs.c.priority.desc(), jobs.c.queued_at, jobs.c.job_id)
-
-
 def find_states(tx: ReadTx, job_ids: Collection[str]) -> dict[str, JobState]:
     """The state of each job that is there."""
     rows = tx.rows(select(jobs.c.job_id, jobs.c.state).where(jobs.c.job_id.in_(sorted(job_ids))))

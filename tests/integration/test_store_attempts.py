@@ -21,6 +21,7 @@ from orchestrator.store import attempts, devices, events, jobs, ledger, logs
 from orchestrator.store.attempts import Peaks
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
+from tests.support.queues import order_queue
 from tests.support.threads import run_overlapping, run_together
 
 FencedWrite = Callable[[WriteTx, Attempt], object]
@@ -229,7 +230,7 @@ def test_a_job_never_waits_while_an_attempt_of_it_is_active(store: Store, state:
         jobs.apply_job_transition(tx, attempt.job_id, state, message="Come back.")
     with store.read() as tx:
         assert jobs.get_job(tx, attempt.job_id).state is JobState.RUNNING
-        assert jobs.list_placeable(tx, tx.now() + timedelta(days=1), 10) == []
+        assert order_queue(tx, tx.now() + timedelta(days=1)) == []
     with store.write() as tx:
         assert end(tx, attempt, outcomes.lost("Gone.")).state is JobState.QUEUED
     with store.write() as tx:

@@ -18,6 +18,7 @@ from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.store import adapters, attempts, checkpoints, events, jobs, ledger
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
+from tests.support.queues import order_queue
 from tests.support.threads import run_overlapping, run_together
 
 SECOND = timedelta(seconds=1)
@@ -107,8 +108,8 @@ def test_platform_failure_is_tried_again_and_only_kept_work_is_billed(store: Sto
         sums = ledger.sum_for_job(tx, job.job_id)
         message, level = last_event(tx, job)
         assert job.not_before_at == tx.now() + timedelta(seconds=2)
-        assert jobs.list_placeable(tx, tx.now(), 5) == []
-        assert jobs.list_placeable(tx, tx.now() + 2 * SECOND, 5) == [job]
+        assert order_queue(tx, tx.now()) == []
+        assert order_queue(tx, tx.now() + 2 * SECOND) == [job.job_id]
     assert (job.state, job.platform_failures, job.error) == (JobState.QUEUED, 1, None)
     assert (kept.ended_at, lost.started_at) == (attempt.started_at + timedelta(minutes=15),) * 2
     assert (kept.billed, lost.billed, sums) == (True, False, (150_000, 450_000))

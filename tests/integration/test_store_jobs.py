@@ -13,6 +13,7 @@ from orchestrator.store import events, files, jobs
 from orchestrator.store.job_lists import JobFilter, list_jobs
 from orchestrator.store.session import Store, WriteTx
 from tests.support import rows
+from tests.support.queues import order_queue
 from tests.support.threads import run_overlapping, run_together
 
 PATHS = {
@@ -180,15 +181,16 @@ def test_cancel_wish_beats_queueing_and_starting(store: Store) -> None:
 
 def test_pause_wish_holds_a_job_back_until_it_is_resumed(store: Store) -> None:
     with store.write() as tx:
-        job, other = rows.add_queued_job(tx), rows.add_queued_job(tx)
+        job = rows.add_queued_job(tx)
+        other = rows.add_queued_job(tx, job.team_id)
         jobs.request_pause(tx, job.job_id)
-        assert jobs.list_placeable(tx, tx.now(), 10) == [other]
+        assert order_queue(tx, tx.now()) == [other.job_id]
         with pytest.raises(IllegalTransitionError):
             move(tx, job, JobState.RUNNING)
         assert move(tx, job, JobState.PAUSED).pause_requested_at is None
     with store.write() as tx:
         resumed = move(tx, job, JobState.QUEUED)
-        assert jobs.list_placeable(tx, tx.now(), 10) == [other, resumed]
+        assert order_queue(tx, tx.now()) == [other.job_id, resumed.job_id]
     assert resumed.queued_at > job.queued_at
 
 
@@ -216,17 +218,17 @@ def test_cancel_and_start_at_once_have_one_outcome(store: Store) -> None:
             assert (cancelled, state) == (JobState.RUNNING, JobState.RUNNING)
 
 
-def test_placeable_jobs_come_in_order_of_priority_and_age(store: Store) -> None:
+def test_jobs_stand_by_priority_and_age_and_a_retry_waits_for_its_moment(store: Store) -> None:
     with store.write() as tx:
-        old, young, urgent = (rows.add_queued_job(tx, priority=n) for n in (0, 0, 9))
-        held = rows.add_job(tx)
+        team_id = rows.add_team(tx).team_id
+        old, young, first = (rows.add_queued_job(tx, team_id, priority=n) for n in (0, 0, 9))
+        held = rows.add_job(tx, team_id)
         later = tx.now() + timedelta(seconds=30)
         jobs.apply_job_transition(tx, held.job_id, JobState.QUEUED, message="Later.", changes={"not_before_at": later})
     with store.read() as tx:
-        found = [job.job_id for job in jobs.list_placeable(tx, tx.now(), 10)]
-        assert found == [urgent.job_id, old.job_id, young.job_id]
-        assert len(jobs.list_placeable(tx, later, 10)) == 4
-        assert len(jobs.list_placeable(tx, later, 2)) == 2
+        ready = [first.job_id, old.job_id, young.job_id]
+        assert order_queue(tx, tx.now()) == ready
+        assert order_queue(tx, later) == [*ready, held.job_id]
 
 
 def test_progress_is_shown_until_the_end(store: Store) -> None:

@@ -1,7 +1,5 @@
 """A law of choosing a device for one job."""
 
-from datetime import UTC, datetime, timedelta
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +11,6 @@ from orchestrator.domain.placement import (
     fits,
 )
 
-START = datetime(2026, 11, 23, tzinfo=UTC)
 TYPES = {"cpu": "cpu", "rtx": "cuda", "h100": "cuda"}
 
 
@@ -39,8 +36,6 @@ def rooms(draw: st.DrawFn) -> list[DeviceRoom]:
 waiting = st.builds(
     WaitingJob,
     job_id=st.uuids().map(str),
-    priority=st.integers(-2, 2),
-    queued_at=st.integers(0, 5).map(lambda seconds: START + timedelta(seconds=seconds)),
     bytes_by_kind=st.dictionaries(st.sampled_from(["cpu", "cuda"]), st.integers(1, 90)),
     device_type=st.none() | st.sampled_from(sorted(TYPES)),
     exclusive=st.booleans(),

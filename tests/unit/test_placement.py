@@ -1,6 +1,5 @@
 """Which job goes where: examples for each rule; tests/property has the laws."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.domain.placement import (
@@ -12,8 +11,6 @@ from orchestrator.domain.placement import (
     fits,
 )
 
-START = datetime(2026, 11, 23, tzinfo=UTC)
-
 
 def room(device_id: str, total: int, free: int | None = None, *, kind: DeviceKind = "cuda", **more: Any) -> DeviceRoom:
     values = {"device_type": "rtx", "schedulable": True, **more}
@@ -22,9 +19,9 @@ def room(device_id: str, total: int, free: int | None = None, *, kind: DeviceKin
     )
 
 
-def job(name: str, need: int, *, age: int = 0, priority: int = 0, **more: Any) -> WaitingJob:
+def job(name: str, need: int, **more: Any) -> WaitingJob:
     values: dict[str, Any] = {"device_type": None, "exclusive": False, "bytes_by_kind": {"cuda": need}, **more}
-    return WaitingJob(job_id=name, priority=priority, queued_at=START - timedelta(seconds=age), **values)
+    return WaitingJob(job_id=name, **values)
 
 
 def place(devices: list[DeviceRoom], wanted: WaitingJob) -> str | None:

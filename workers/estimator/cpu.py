@@ -11,30 +11,13 @@ from peft import PeftModel
 from torch.nn import functional
 
 from workers.builders import loss as direct
+from workers.estimator import precision
 from workers.estimator.attention import KernelAttention
 from workers.estimator.losses import headless_loss
 from workers.estimator.request import Request
 from workers.estimator.tracker import count_flops
 
-LOWER: frozenset[Any] = frozenset(
-    {
-        functional.linear,
-        torch.matmul,
-        torch.Tensor.matmul,
-        torch.Tensor.__matmul__,
-        torch.Tensor.__rmatmul__,
-        torch.mm,
-        torch.Tensor.mm,
-        torch.bmm,
-        torch.Tensor.bmm,
-        torch.addmm,
-        torch.Tensor.addmm,
-        torch.baddbmm,
-        torch.Tensor.baddbmm,
-        functional.conv1d,
-        torch.conv1d,
-    }
-)
+LOWER: frozenset[Any] = precision.TO_LOWER - {torch.einsum}
 FLOAT32: frozenset[Any] = frozenset({functional.cross_entropy, functional.nll_loss, torch.prod, torch.Tensor.prod})
 """Torch's table for CPU ("Automatic Mixed Precision package", CPU op reference): norms, softmax and powers are in
 neither list there, and run in the dtype of what they are given."""

@@ -4,8 +4,8 @@ Rules from glibc 2.36's malloc.c. A tensor is an aligned block (torch asks for 6
 larger by 64 + 32, gives back what is in front and behind, and so cannot use again a hole of just its size. The pieces
 that it gives back (32 to 112 bytes) are what torch's small objects are made from, and those live as long as the
 tensors beside them: so holes stay apart until backward is over. Blocks of 32 MiB and more are mapped alone and go at
-once; the worker sets malloc's thresholds to their highest before the first step (workers/memory.py), so all others are
-in the heap.
+once, and all others are in the heap: malloc raises its own threshold to that as such blocks are freed, which they are
+while a model is loaded.
 """
 
 from bisect import bisect_left, insort

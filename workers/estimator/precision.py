@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_LOWER: frozenset[Any] = frozenset(
+TO_LOWER: frozenset[Any] = frozenset(
     {
         functional.linear,
         torch.matmul,
@@ -77,7 +77,7 @@ class Precision(TorchFunctionMode):
         lower: torch.dtype | None,
         replacements: dict[Any, Replacement],
         *,
-        to_lower: frozenset[Any] = _LOWER,
+        to_lower: frozenset[Any] = TO_LOWER,
         to_float32: frozenset[Any] = _FLOAT32,
     ) -> None:
         super().__init__()

@@ -173,13 +173,7 @@ def translate(out: Translation, target: Target) -> None:
     finish_warmup(out)
     finish_strategies(out, evaluates="steps" if out.source.has("eval_steps") else "no")
     set_defaults(out, tool="Axolotl", defaults=DEFAULTS)
-    place_data(
-        out,
-        list(_sources(out)),
-        held_out=out.source.share("val_set_size"),
-        held_out_field="val_set_size",
-        target=target,
-    )
+    place_data(out, list(_sources(out)), held_out="val_set_size", target=target)
 
 
 def _set_method(out: Translation) -> None:

@@ -61,10 +61,10 @@ class Target:
         return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
 
-def place_data(
-    out: Translation, sources: Sequence[Source], *, held_out: float, held_out_field: str, target: Target
-) -> None:
-    """Set training_file and validation_file. `held_out` is the share or number of rows kept apart, 0 for none."""
+def place_data(out: Translation, sources: Sequence[Source], *, held_out: str, target: Target) -> None:
+    """Set training_file and validation_file. `held_out` is the field that says how many rows are kept apart, or which
+    share of them."""
+    kept = out.source.share(held_out)
     training = [source for source in sources if not source.validates]
     validating = [source for source in sources if source.validates]
     if not training:
@@ -73,8 +73,8 @@ def place_data(
         out.set("training_file", PLACEHOLDER, out.source.fields.get(training[0].field), "put your data here: see below")
     if validating:
         _place(out, "validation_file", validating, target, "heldout")
-    if held_out > 0 and not out.has("validation_file"):
-        _hold_out(out, held_out, held_out_field, target)
+    if kept > 0 and not out.has("validation_file"):
+        _hold_out(out, kept, held_out, target)
 
 
 def _place(out: Translation, place: str, sources: Sequence[Source], target: Target, purpose: str) -> bool:

@@ -56,9 +56,6 @@ TEMPLATE = "rows are rendered with the model's own chat template"
 MASKS = "the loss counts on the assistant's words; weight: 0 takes a message out"
 ONLY_SFT = "jobs are supervised: of the stages there is sft alone"
 OTHER_METHODS = "LoRA is the method; GaLore, APOLLO, BAdam, Muon, OFT and the like have no counterpart"
-ONE_FILE = "a job has one file, read as a whole; mix the rows in it"
-GENERATING = "jobs train and evaluate; use the adapter to generate"
-WHOLE_MODEL = "weights of the model are trained there; a job trains an adapter (LoRA)"
 INFO_FILE = "dataset_info.json"
 
 
@@ -156,13 +153,7 @@ def translate(out: Translation, target: Target) -> None:
     finish_warmup(out)
     finish_strategies(out)
     set_defaults(out, tool="LLaMA-Factory", defaults=V1_DEFAULTS if is_v1 else DEFAULTS)
-    place_data(
-        out,
-        list(_sources(out)),
-        held_out=out.source.share("val_size"),
-        held_out_field="val_size",
-        target=target,
-    )
+    place_data(out, list(_sources(out)), held_out="val_size", target=target)
 
 
 def _set_method(out: Translation) -> None:

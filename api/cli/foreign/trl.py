@@ -137,13 +137,7 @@ def translate(out: Translation, target: Target) -> None:
     finish_strategies(out)
     note_targets(out, "target_modules" if source.has("r", "peft_type") else "lora_target_modules")
     _set_defaults(out)
-    place_data(
-        out,
-        list(_sources(source)),
-        held_out=out.source.share("test_split_size"),
-        held_out_field="test_split_size",
-        target=target,
-    )
+    place_data(out, list(_sources(source)), held_out="test_split_size", target=target)
 
 
 def _set_method(out: Translation) -> None:

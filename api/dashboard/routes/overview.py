@@ -9,8 +9,9 @@ from api.dashboard.forms import PageRoute
 from api.dashboard.rendering import render, wants_fragment
 from api.dashboard.views.devices import show_devices
 from api.dashboard.views.jobs import ACTIVE, WAITING, show_jobs
-from api.dashboard.views.spend import begin_month, show_teams
+from api.dashboard.views.spend import show_teams
 from api.dependencies import Costs, Jobs, Pool, Reader
+from orchestrator.domain.budgets import BudgetPeriod, find_period
 from orchestrator.domain.queries import JobQuery
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
@@ -29,7 +30,8 @@ SHOWN = {
 @router.get("/")
 def show_overview(request: Request, caller: Reader, jobs: Jobs, pool: Pool, costs: Costs) -> Response:
     now = datetime.now(UTC)
-    spend = costs.by_team_and_model(caller, since=begin_month(now), until=now)
+    month_started_at, _ = find_period(BudgetPeriod.MONTH, now)
+    spend = costs.by_team_and_model(caller, since=month_started_at, until=now)
     values: dict[str, Any] = {
         "counts": {state.value: number for state, number in jobs.count(caller).items()},
         "devices": show_devices(caller, pool.list(caller)),

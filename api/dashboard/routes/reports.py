@@ -7,8 +7,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.dashboard.forms import PageRoute
 from api.dashboard.rendering import render
-from api.dashboard.views.spend import begin_month, show_days, show_models, show_teams
+from api.dashboard.views.spend import show_days, show_models, show_teams
 from api.dependencies import Costs, Reader
+from orchestrator.domain.budgets import BudgetPeriod, find_period
 
 router = APIRouter(route_class=PageRoute)
 Period = Literal["month", "last_month", "30_days"]
@@ -39,10 +40,10 @@ def show_reports(
 
 def find_bounds(period: Period, now: datetime) -> tuple[datetime, datetime]:
     """The first moment, and the first one behind: whole days of UTC."""
-    month = begin_month(now)
+    month, _ = find_period(BudgetPeriod.MONTH, now)
     tomorrow = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     if period == "month":
         return month, tomorrow
     if period == "last_month":
-        return begin_month(month - timedelta(days=1)), month
+        return find_period(BudgetPeriod.MONTH, month - timedelta(days=1))
     return tomorrow - timedelta(days=30), tomorrow

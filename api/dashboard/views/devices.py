@@ -33,10 +33,6 @@ class DeviceBar:
     blocks: tuple[Block, ...]
     width: float
 
-    @property
-    def used_share(self) -> float:
-        return self.device.reserved_bytes / self.device.usable_bytes if self.device.usable_bytes else 0.0
-
 
 def show_devices(caller: Caller, views: Sequence[DeviceView]) -> list[DeviceBar]:
     largest = max((view.device.usable_bytes for view in views), default=0)

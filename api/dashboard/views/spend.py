@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from api.dashboard.views.bars import scale
 from orchestrator.services.costs import DaySpend, Spend
@@ -29,10 +28,6 @@ class DayBar:
     lost_height: float
     billed_usd_micros: int
     lost_usd_micros: int
-
-
-def begin_month(now: datetime) -> datetime:
-    return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def show_teams(spends: Iterable[Spend]) -> list[SpendRow]:

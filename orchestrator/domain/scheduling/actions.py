@@ -36,6 +36,7 @@ PREEMPTION_REASONS: Mapping[PreemptionRule, str] = {
     PreemptionRule.RECLAIM: "a team takes back what it was guaranteed, and this job was borrowing",
     PreemptionRule.CLASS: "a job of a higher class needs the room",
     PreemptionRule.FAIRNESS: "a team that borrows less is due its share",
+    PreemptionRule.TURNS: "it has run for its turn, and another job has had less so far",
     PreemptionRule.DRAIN: "its node is being drained",
 }
 """Each rule as the clause of a sentence."""

@@ -11,6 +11,7 @@ from math import floor, log
 
 from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.facts import Rules, RunningJob, TeamTerms
+from orchestrator.domain.usage import decay
 
 _FRACTION = 1 << 24
 """Steps of the decay factor that sums are kept in."""
@@ -129,6 +130,5 @@ class TeamBook:
 
     def usage(self, now: float) -> float:
         """Decayed usage with what runs, in reference-device-seconds."""
-        age = max(now - self.terms.usage_at, 0.0)
-        decay: float = 2.0 ** (-age / self._rules.half_life_seconds)
-        return self.terms.usage * decay + self._clock.at(now) / 1e6
+        left = decay(self.terms.usage, now - self.terms.usage_at, self._rules.half_life_seconds)
+        return left + self._clock.at(now) / 1e6

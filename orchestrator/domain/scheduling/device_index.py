@@ -67,9 +67,6 @@ class Ties(Generic[_S]):
                 return thing
             heapq.heappop(self._heap)
 
-    def in_order(self) -> list[_S]:
-        return sorted(self.live.values(), key=_fullness)
-
 
 def _fullness(thing: Slotted) -> tuple[int, str]:
     return thing.fullness
@@ -97,11 +94,6 @@ class Bin(Generic[_S]):
         if not ties.live:
             del self.ties[free]
             del self._frees[bisect_left(self._frees, free)]
-
-    def tightest(self, needed: int) -> Ties[_S] | None:
-        """The ties with the least free bytes that suffice."""
-        at = bisect_left(self._frees, needed)
-        return self.ties[self._frees[at]] if at < len(self._frees) else None
 
     def from_tightest(self, needed: int) -> Iterator[Ties[_S]]:
         """All ties that suffice, tightest first."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.domain.placement import DeviceKind
 from orchestrator.domain.priority import PriorityClass
+from orchestrator.domain.usage import HALF_LIFE_SECONDS
 
 WHOLE_DEVICE_MICROS = 1_000_000
 """One reference device, all of it."""
@@ -172,7 +173,7 @@ class Pin:
 class Rules:
     """The numbers of the model, with their defaults (scheduling study, 3.7). All times in seconds."""
 
-    half_life_seconds: float = 86_400.0
+    half_life_seconds: float = HALF_LIFE_SECONDS
     start_charge_seconds: float = 3_600.0
     pin_after_seconds: float = 600.0
     most_holders: int = 4

@@ -1,10 +1,10 @@
-"""Facts of a wait, a preemption or a hint as one sentence for the person who waits."""
+"""Facts of a wait or a hint as one sentence for the person who waits."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.domain.scheduling.actions import Preempt, PreemptionRule, Wait, WaitCode
+from orchestrator.domain.scheduling.actions import Wait, WaitCode
 from orchestrator.domain.scheduling.hints import Hint, HintCode
 
 Facts = Mapping[str, Any]
@@ -15,11 +15,6 @@ GIB = 1024**3
 def wait_sentence(wait: Wait) -> str:
     """One sentence that names devices, teams, amounts and moments."""
     return _WAITS[wait.code](wait.facts)
-
-
-def preemption_sentence(preempt: Preempt) -> str:
-    """By which rule a job was asked to leave, and for whom."""
-    return _RULES[preempt.rule].format(job=preempt.for_job_id)
 
 
 def hint_sentence(hint: Hint) -> str:
@@ -108,14 +103,6 @@ _WAITS: Mapping[WaitCode, Callable[[Facts], str]] = {
     WaitCode.PINNED: _pinned,
     WaitCode.BEHIND: _behind,
     WaitCode.NO_ROOM: _no_room,
-}
-
-_RULES: Mapping[PreemptionRule, str] = {
-    PreemptionRule.RECLAIM: "Its team borrowed these devices; {job} has a guarantee to them.",
-    PreemptionRule.CLASS: "It makes room for {job}, which has a higher class.",
-    PreemptionRule.FAIRNESS: "Its team borrows more than its share; {job} belongs to a team that borrows less.",
-    PreemptionRule.TURNS: "It has run for its turn; {job} has had less so far.",
-    PreemptionRule.DRAIN: "Its node is being drained.",
 }
 
 _HINTS: Mapping[HintCode, Callable[[Facts], str]] = {
