@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from orchestrator.domain.protocol import LogLine
 from orchestrator.domain.queries import LineQuery
 from tests.support.browsers import DESKTOP, PHONE, Visit, visit
+from tests.support.browsers import find_serious as _serious
 from tests.support.dashboards import HOSTILE_LINES, JOBS, PAGES, Pool, begin, chats, figures, submit, train
 from tests.support.trainers import Trainer
 
 pytestmark = pytest.mark.e2e
 ARTIFACTS = Path(os.environ.get("TUNEPOOL_TEST_ARTIFACTS", "artifacts")) / "dashboard"
 LIVE_SECONDS = 1.0
-SERIOUS = {"serious", "critical"}
 
 
 @pytest.fixture
@@ -60,16 +59,6 @@ def test_every_page_in_both_themes_and_widths(
             if (size is DESKTOP) == (theme == "light"):
                 assert _serious(shown) == [], page
             shown.screenshot(path=ARTIFACTS / f"{page}-{theme}-{size['width']}.png", full_page=True)
-
-
-def _serious(page: Page) -> list[str]:
-    answer = Axe().run(page, options={"resultTypes": ["violations"]})
-    return [
-        f"{found['id']}: {node['html'][:160]}"
-        for found in answer.response["violations"]
-        if found["impact"] in SERIOUS
-        for node in found["nodes"]
-    ]
 
 
 def test_login_and_logout(browser: Browser, dashboard: Pool) -> None:
