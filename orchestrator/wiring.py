@@ -139,6 +139,7 @@ def build_services(settings: Settings) -> Services:
         hub=Hub(token=settings.hub_token.get_secret_value() or None) if settings.allow_hub else None,
         input_url_seconds=INPUT_URL_FACTOR * settings.presigned_seconds,
     )
+    why = WhyReader(store, read_rules(settings))
     submissions = Submissions(store, models, settings.min_training_rows, sizer, calibrations)
     return Services(
         store=store,
@@ -148,7 +149,7 @@ def build_services(settings: Settings) -> Services:
         adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
         arrays=Arrays(store, submissions),
         costs=Costs(store),
-        estimates=Estimates(store, models, sizer, calibrations),
+        estimates=Estimates(store, models, sizer, calibrations, why),
         files=Files(
             store=store,
             objects=objects,
@@ -166,7 +167,7 @@ def build_services(settings: Settings) -> Services:
         teams=Teams(store),
         uploads=Uploads(store=store, objects=objects, max_upload_bytes=settings.max_upload_bytes),
         usage=UsageReader(store),
-        why=WhyReader(store, read_rules(settings)),
+        why=why,
     )
 
 

@@ -1,7 +1,9 @@
 """A new job: a form that shows at every key what the job would take, and how to say the same in other ways."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -18,14 +20,17 @@ from api.schemas.files import FileOut
 from api.schemas.submissions import AskedShape, EstimateCreate, JobCreate
 from api.validation import explain_problems
 from orchestrator.domain.artifacts import FilePurpose
-from orchestrator.domain.errors import RequestError, UnavailableError
+from orchestrator.domain.errors import NotFoundError, RequestError, UnavailableError
 from orchestrator.domain.teams import Caller
 from orchestrator.services.estimates import Estimates as EstimatesService
+from orchestrator.services.files import Files as FilesService
 from orchestrator.services.idempotency import Marks
 
 router = APIRouter(prefix="/new", route_class=PageRoute)
 CHOICES = 200
 """The most files, and the most adapters, that the form offers; more are named by their id."""
+MOST_SHOWN = 5
+"""Problems, and warnings, of a file beside the form; its own page has more."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,42 @@ Offered = Annotated[Choices, Depends(_find_choices)]
 
 
 @dataclass(frozen=True)
+class CheckedFile:
+    """A file of the form, with what its check found: problems and warnings, each with its line."""
+
+    file: FileOut
+    findings: Sequence[Mapping[str, Any]]
+    problem_count: int
+
+
+def _find_checked(caller: Caller, files: FilesService, values: Values) -> list[CheckedFile]:
+    """Those of the form's files in which something was found; one that is not there is the estimate's to name."""
+    found = []
+    for name in ("training_file", "validation_file"):
+        if name not in values:
+            continue
+        with suppress(NotFoundError):
+            file = files.get(caller, values[name])
+            report = file.report or {}
+            checked = CheckedFile(
+                file=FileOut.of(file),
+                findings=[
+                    finding for kind in ("problems", "warnings") for finding in report.get(kind, ())[:MOST_SHOWN]
+                ],
+                problem_count=sum(report.get("problem_counts", {}).values()),
+            )
+            found += [checked] if checked.findings else []
+    return found
+
+
+@dataclass(frozen=True)
 class Preview:
     """What would follow from the form as it is, or what is wrong with it."""
 
     estimate: EstimateOut | None = None
     body: dict[str, Any] | None = None
     problem: RequestError | UnavailableError | None = None
+    checked: Sequence[CheckedFile] = ()
 
 
 @router.get("")
@@ -77,13 +112,15 @@ def show_form(
 
 
 @router.post("/preview")
-def preview_job(request: Request, caller: Reader, form: Form, estimates: Estimates, choices: Offered) -> Response:
+def preview_job(
+    request: Request, caller: Reader, form: Form, estimates: Estimates, files: Files, choices: Offered
+) -> Response:
     """The answer to every key; without scripts, the whole page again. A preset fills its fields in."""
     values = read_values(form)
     preset = read_field(form, "preset")
     if preset in PRESETS:
         values |= PRESETS[preset][2]
-    preview = make_preview(caller, estimates, values)
+    preview = replace(make_preview(caller, estimates, values), checked=_find_checked(caller, files, values))
     if "hx-request" in request.headers:
         return render(request, "parts/preview.html", _describe_preview(request, preview))
     return _show(request, values, choices, preview)
@@ -136,6 +173,7 @@ def _describe_preview(request: Request, preview: Preview) -> dict[str, Any]:
     return {
         "estimate": preview.estimate,
         "problem": preview.problem,
+        "checked": preview.checked,
         "bars": [] if preview.estimate is None else show_fits(preview.estimate),
         "snippets": [] if preview.body is None else show_job(preview.body, url=url),
     }
