@@ -230,6 +230,13 @@ def test_a_file_goes_from_the_disk_to_the_form(member: Visit, dashboard: Pool) -
     page.get_by_role("button", name="Upload", exact=True).click()
     expect(page.get_by_role("heading", name="disk.jsonl", level=1)).to_be_visible()
     expect(page.locator(".message.trained").first).to_contain_text("Tighten the bulb")
+    page.get_by_role("button", name="Count tokens").click()
+    expect(page.locator("#tokens")).to_contain_text("12 rows, as tiny counts them", timeout=60_000)
+    expect(page.locator(".rendered mark").first).to_contain_text("Tighten the bulb")
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        assert _serious(page) == []
+        page.screenshot(path=ARTIFACTS / f"tokens-{theme}-{DESKTOP['width']}.png", full_page=True)
     page.get_by_role("link", name="Train on it").click()
     expect(page.get_by_label("Training file")).not_to_have_value("")
     page.go_back()

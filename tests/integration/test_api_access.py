@@ -119,6 +119,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ("GET", "/data"): Place(READER),
     ("POST", "/data"): Place(WRITER, {"files": {"file": ("a", b"{}")}}),
     ("GET", "/data/{file_id}"): Place(READER),
+    ("GET", "/data/{file_id}/tokens"): Place(READER, {"params": {"model": "unknown"}}),
     ("POST", "/data/{file_id}/delete"): Place(WRITER),
     ("GET", "/pool"): Place(READER),
     ("GET", "/models"): Place(READER),
