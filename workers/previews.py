@@ -24,7 +24,15 @@ def run(spec: PreviewSpec, fetch: Fetch) -> PreviewResult:
         tokenizer = load_tokenizer(folder)
     except ModelError as error:
         trouble = RowTrouble(line=0, code="model_load_failed", message=str(error))
-        return PreviewResult(shown=(), lengths=(), total_tokens=0, trained_tokens=0, troubles=(trouble,), troubled=1)
+        return PreviewResult(
+            shown=(),
+            lengths=(),
+            total_tokens=0,
+            trained_tokens=0,
+            longest_row_tokens=0,
+            troubles=(trouble,),
+            troubled=1,
+        )
     return preview_rows(tokenizer, spec)
 
 
@@ -51,6 +59,7 @@ def preview_rows(tokenizer: PreTrainedTokenizerBase, spec: PreviewSpec) -> Previ
         lengths=count_lengths(lengths),
         total_tokens=sum(lengths),
         trained_tokens=trained,
+        longest_row_tokens=max(lengths, default=0),
         troubles=tuple(troubles[:MOST_TROUBLES]),
         troubled=len(troubles),
     )

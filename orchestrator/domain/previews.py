@@ -52,5 +52,6 @@ class PreviewResult(Message):
     lengths: Lengths
     total_tokens: int
     trained_tokens: int
+    longest_row_tokens: int
     troubles: tuple[RowTrouble, ...]
     troubled: int

@@ -9,7 +9,7 @@ from typing import cast
 import httpx2
 import pytest
 
-from api.dashboard.session import COOKIE
+from api.dashboard.session import COOKIE, make_token
 from orchestrator.domain.errors import InvalidRequestError, NotFoundError, UnavailableError
 from orchestrator.domain.previews import PreviewResult, PreviewSpec
 from orchestrator.services import previews
@@ -24,7 +24,9 @@ HOSTILE_ROW = {
         {"role": "assistant", "content": "</pre><script>hacked</script>"},
     ]
 }
-EMPTY = PreviewResult(shown=(), lengths=(), total_tokens=0, trained_tokens=0, troubles=(), troubled=0)
+EMPTY = PreviewResult(
+    shown=(), lengths=(), total_tokens=0, trained_tokens=0, longest_row_tokens=0, troubles=(), troubled=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,10 @@ def test_a_file_is_shown_as_the_model_sees_it(server: ApiServer, key: str) -> No
         assert "&lt;/pre&gt;&lt;script&gt;hacked" in page
         assert "\u202e" not in page.partition('id="tokens"')[2].partition('aria-labelledby="samples"')[0]
         assert "Longest row" in http.get(f"/data/{file_id}").text
+        form = {"model": "tiny", "training_file": file_id, "csrf": make_token(key)}
+        assert "tokens, a guess" not in http.post("/new/preview", data=form).text
+        form["training_file"] = bring(server, key, chats(13))
+        assert "tokens, a guess" in http.post("/new/preview", data=form).text
 
 
 def test_another_teams_file_and_what_is_not_there_are_the_same(server: ApiServer, key: str) -> None:

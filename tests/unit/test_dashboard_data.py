@@ -19,8 +19,8 @@ def test_columns_hold_every_row_once_and_stay_within_their_place(lengths: list[i
     assert found is not None
     assert sum(column.rows for column in found.columns) == found.rows == len(lengths)
     assert len(found.columns) <= MOST_COLUMNS
-    assert found.columns[0].first == 1
-    assert found.columns[-1].last >= found.most
+    assert found.columns[0].first <= found.least <= found.columns[0].last
+    assert found.columns[-1].first <= found.most <= found.columns[-1].last
     assert max(column.height for column in found.columns) == 1000
     assert all(0 <= column.x <= column.x + column.width <= 1000.01 for column in found.columns)
 
@@ -47,7 +47,7 @@ def test_limits_end_where_the_longest_row_does() -> None:
     assert [limit.tokens for limit in found.limits] == [512, 1024, 2048]
     short = draw_histogram(((9.0, 2),))
     assert short is not None
-    assert [(limit.tokens, limit.rows) for limit in short.limits] == [(9, 0)]
+    assert short.limits == []
     assert draw_histogram(()) is None
     assert list(LIMITS) == sorted(LIMITS)
 

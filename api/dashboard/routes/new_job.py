@@ -14,17 +14,18 @@ from api.dashboard.rendering import go_to, render
 from api.dashboard.views.job_form import PRESETS, Values, build_body, fill_from, read_values
 from api.dashboard.views.memory import show_fits
 from api.dashboard.views.snippets import show_job
-from api.dependencies import Adapters, Estimates, Files, Jobs, Models, Pool, Reader, Writer
+from api.dependencies import Adapters, Estimates, Files, Jobs, Models, Pool, Previews, Reader, Writer
 from api.schemas.estimates import EstimateOut
 from api.schemas.files import FileOut
 from api.schemas.submissions import AskedShape, EstimateCreate, JobCreate
 from api.validation import explain_problems
 from orchestrator.domain.artifacts import FilePurpose
-from orchestrator.domain.errors import NotFoundError, RequestError, UnavailableError
+from orchestrator.domain.errors import NotFoundError, RequestError, TunepoolError, UnavailableError
 from orchestrator.domain.teams import Caller
 from orchestrator.services.estimates import Estimates as EstimatesService
 from orchestrator.services.files import Files as FilesService
 from orchestrator.services.idempotency import Marks
+from orchestrator.services.previews import Previews as PreviewsService
 
 router = APIRouter(prefix="/new", route_class=PageRoute)
 CHOICES = 200
@@ -85,6 +86,20 @@ def _find_checked(caller: Caller, files: FilesService, values: Values) -> list[C
     return found
 
 
+def _find_counts(caller: Caller, previews: PreviewsService, values: Values) -> dict[str, int]:
+    """The training file's rows as the model counts them, when its page has counted all of them: better than a guess."""
+    with suppress(TunepoolError):
+        found = previews.find(caller, values.get("training_file", ""), values.get("model", ""))
+        if found is not None and found.is_whole and not found.result.troubled:
+            lengths = found.result.lengths
+            return {
+                "rows": sum(count for _, count in lengths),
+                "tokens": found.result.total_tokens,
+                "longest_row_tokens": found.result.longest_row_tokens,
+            }
+    return {}
+
+
 @dataclass(frozen=True)
 class Preview:
     """What would follow from the form as it is, or what is wrong with it."""
@@ -113,14 +128,22 @@ def show_form(
 
 @router.post("/preview")
 def preview_job(
-    request: Request, caller: Reader, form: Form, estimates: Estimates, files: Files, choices: Offered
+    request: Request,
+    caller: Reader,
+    form: Form,
+    estimates: Estimates,
+    files: Files,
+    previews: Previews,
+    choices: Offered,
 ) -> Response:
     """The answer to every key; without scripts, the whole page again. A preset fills its fields in."""
     values = read_values(form)
     preset = read_field(form, "preset")
     if preset in PRESETS:
         values |= PRESETS[preset][2]
-    preview = replace(make_preview(caller, estimates, values), checked=_find_checked(caller, files, values))
+    counts = _find_counts(caller, previews, values)
+    preview = make_preview(caller, estimates, values, counts=counts)
+    preview = replace(preview, checked=_find_checked(caller, files, values))
     if "hx-request" in request.headers:
         return render(request, "parts/preview.html", _describe_preview(request, preview))
     return _show(request, values, choices, preview)
@@ -148,13 +171,14 @@ def _refuse(request: Request, values: Values, choices: Choices, problem: Request
     return _show(request, values, choices, Preview(problem=problem), status=400)
 
 
-def make_preview(caller: Caller, estimates: EstimatesService, values: Values) -> Preview:
-    """Nothing is created. A form that is not complete yet has no estimate and no problem."""
+def make_preview(caller: Caller, estimates: EstimatesService, values: Values, *, counts: Mapping[str, int]) -> Preview:
+    """Nothing is created. A form that is not complete yet has no estimate and no problem. `counts` are what is known of
+    the rows beside the form."""
     if "model" not in values:
         return Preview()
     try:
         body = build_body(values)
-        spec = EstimateCreate.model_validate(body).to_spec()
+        spec = EstimateCreate.model_validate({**body, **counts}).to_spec()
         return Preview(estimate=EstimateOut.of(estimates.estimate(caller, spec)), body=body)
     except ValidationError as error:
         return Preview(problem=_explain(error, EstimateCreate, values))

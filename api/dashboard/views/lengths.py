@@ -1,7 +1,8 @@
 """How long the rows of a file are for a model: columns over an axis of tokens, and what of them is beyond a limit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from api.dashboard.views.bars import scale
@@ -56,7 +57,7 @@ def describe_preview(preview: Preview | None) -> dict[str, Any]:
 
 def draw_histogram(lengths: Lengths) -> Histogram | None:
     """None without rows."""
-    rows = sum(count for _, count in lengths)
+    rows = sum(number for _, number in lengths)
     if rows == 0:
         return None
     most = round(lengths[-1][0])
@@ -66,55 +67,60 @@ def draw_histogram(lengths: Lengths) -> Histogram | None:
         median=_quantile(lengths, 0.5),
         p95=_quantile(lengths, 0.95),
         most=most,
-        columns=_draw_columns(lengths, most),
-        limits=[_measure_limit(lengths, limit) for limit in LIMITS if limit < most] or [_measure_limit(lengths, most)],
+        columns=_draw_columns(lengths),
+        limits=[_measure_limit(lengths, limit) for limit in LIMITS if limit < most],
         is_exact=len(lengths) < MOST_BINS,
     )
 
 
 def _quantile(lengths: Lengths, share: float) -> int:
     """The length that at least this share of the rows does not exceed."""
-    wanted = share * sum(count for _, count in lengths)
+    wanted = share * sum(rows for _, rows in lengths)
     seen = 0
-    for tokens, count in lengths:
-        seen += count
+    for tokens, rows in lengths:
+        seen += rows
         if seen >= wanted:
             return round(tokens)
     return round(lengths[-1][0])
 
 
-def _draw_columns(lengths: Lengths, most: int) -> list[Column]:
-    """Of equal widths that are round numbers, from 1 token to the longest row."""
-    width = _round_width(most)
-    counts = [0] * -(-most // width)
-    for tokens, count in lengths:
-        counts[max(0, -(-round(tokens) // width) - 1)] += count
+def _draw_columns(lengths: Lengths) -> list[Column]:
+    """Of equal widths that are round numbers, from the shortest row to the longest."""
+    least, most = round(lengths[0][0]), round(lengths[-1][0])
+    width = next(width for width in _round_widths() if most - _column_of(least, width) * width <= MOST_COLUMNS * width)
+    begin = _column_of(least, width)
+    counts = [0] * (_column_of(most, width) - begin + 1)
+    for tokens, rows in lengths:
+        counts[_column_of(round(tokens), width) - begin] += rows
     step = 1000 / len(counts)
     return [
         Column(
-            first=number * width + 1,
-            last=(number + 1) * width,
-            rows=count,
+            first=(begin + number) * width + 1,
+            last=(begin + number + 1) * width,
+            rows=rows,
             x=round(number * step, 2),
             width=round(step * (1 - GAP), 2),
-            height=scale(count, max(counts)),
+            height=scale(rows, max(counts)),
         )
-        for number, count in enumerate(counts)
+        for number, rows in enumerate(counts)
     ]
 
 
-def _round_width(most: int) -> int:
-    """The least of 1, 2, 5, 10, 20, 50… with which `MOST_COLUMNS` columns reach the longest row."""
-    width = 1
-    while width * MOST_COLUMNS < most:
-        width = width * 5 // 2 if str(width).startswith("2") else width * 2
-    return width
+def _column_of(tokens: int, width: int) -> int:
+    """Columns end at multiples of their width."""
+    return max(0, -(-tokens // width) - 1)
+
+
+def _round_widths() -> Iterator[int]:
+    """1, 2, 5, 10, 20, 50…"""
+    for power in count():
+        yield from (10**power, 2 * 10**power, 5 * 10**power)
 
 
 def _measure_limit(lengths: Lengths, limit: int) -> Limit:
-    longer = [(tokens, count) for tokens, count in lengths if round(tokens) > limit]
+    longer = [(tokens, rows) for tokens, rows in lengths if round(tokens) > limit]
     return Limit(
         tokens=limit,
-        rows=sum(count for _, count in longer),
-        beyond=round(sum((tokens - limit) * count for tokens, count in longer)),
+        rows=sum(rows for _, rows in longer),
+        beyond=round(sum((tokens - limit) * rows for tokens, rows in longer)),
     )
