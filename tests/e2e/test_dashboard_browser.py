@@ -174,6 +174,9 @@ def test_the_form_shows_what_a_job_would_take_and_submits_it(member: Visit, dash
     page = member.open("/new")
     preview = page.locator("#preview")
     expect(preview).to_contain_text("as you type")
+    page.get_by_label("Training file").select_option(dashboard.ids["broken_file"])
+    expect(preview).to_contain_text("Line 4: ")
+    assert _serious(page) == []
     page.get_by_label("Model", exact=True).fill("tiny")
     page.get_by_label("Training file").select_option(dashboard.ids["file"])
     expect(preview).to_contain_text("MiB of 14.0 GiB")
