@@ -14,11 +14,12 @@ from prometheus_client import CollectorRegistry
 from api.auth import Authentication
 from api.dashboard.assets import load_assets
 from api.dashboard.rendering import build_environment
-from api.dashboard.routes import compare, data, job, job_actions, login, new_job, overview, reports, static
+from api.dashboard.routes import compare, data, docs, job, job_actions, login, new_job, overview, reports, static
 from api.dashboard.routes import jobs as job_pages
 from api.dashboard.routes import models as model_pages
 from api.dashboard.routes import pool as pool_pages
 from api.dashboard.routes import teams as team_pages
+from api.documentation.library import Library
 from api.errors import install_handlers
 from api.feeds import EncodedRows
 from api.metrics import HttpMetrics, PoolCollector
@@ -106,6 +107,7 @@ PAGES = tuple(
         model_pages,
         team_pages,
         reports,
+        docs,
     )
 )
 """The dashboard; in no document, because what it shows is the API's."""
@@ -156,6 +158,7 @@ def create_app(settings: Settings, services: Services) -> FastAPI:
     app.state.services = services
     app.state.streams = OpenStreams()
     app.state.assets = load_assets()
+    app.state.library = Library()
     app.state.templates = build_environment(app.state.assets)
     app.state.encoded_rows = EncodedRows()
     app.state.upload_limiter = CapacityLimiter(upload_threads(settings))

@@ -4,6 +4,7 @@ It stands before the router, so an address is closed until it is named here; a t
 the Authorization header, or in the dashboard's cookie, with which the API can be read and not changed.
 """
 
+from contextlib import suppress
 from typing import Protocol
 from urllib.parse import quote
 
@@ -17,9 +18,9 @@ from api.errors import error_response
 from orchestrator.domain.errors import ForbiddenError, TunepoolError, UnauthenticatedError
 from orchestrator.domain.teams import Caller, Role
 
-PUBLIC_PATHS = frozenset({"/health", "/ready", "/login"})
-PUBLIC_FOLDER = "/static/"
-"""The dashboard's stylesheet and scripts, the same for everybody."""
+PUBLIC_PATHS = frozenset({"/health", "/ready", "/login", "/openapi.json", "/docs", "/theme"})
+PUBLIC_FOLDERS = ("/static/", "/docs/")
+"""The dashboard's stylesheet and scripts, and the documentation: the same for everybody."""
 API_FOLDER = "/v1/"
 MAX_KEY_CHARACTERS = 512
 
@@ -43,6 +44,8 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or (scope["type"] == "http" and is_public(scope["path"])):
+            if scope["type"] == "http" and is_layout(scope["path"]):
+                await self._greet(scope)
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
@@ -51,10 +54,7 @@ class Authentication:
         headers = Headers(scope=scope)
         by_session = None if "authorization" in headers else session.read_cookie(headers)
         try:
-            secret = by_session or read_secret(headers.get("authorization"))
-            caller = self.keys.recall(secret)
-            if caller is None:
-                caller = await to_thread.run_sync(self.keys.authenticate, secret)
+            caller = await self._identify(by_session or read_secret(headers.get("authorization")))
             check_organization(caller, headers)
             if by_session is not None:
                 check_session(scope)
@@ -64,9 +64,26 @@ class Authentication:
         scope["state"] |= {"caller": caller, "session_key": by_session}
         await self.app(scope, receive, send)
 
+    async def _identify(self, secret: str) -> Caller:
+        caller = self.keys.recall(secret)
+        return caller if caller is not None else await to_thread.run_sync(self.keys.authenticate, secret)
+
+    async def _greet(self, scope: Scope) -> None:
+        """Whoever is logged in is known on public pages too; a session that has ended is a stranger's."""
+        secret = session.read_cookie(Headers(scope=scope))
+        if secret is None:
+            return
+        with suppress(TunepoolError):
+            scope["state"] |= {"caller": await self._identify(secret), "session_key": secret}
+
 
 def is_public(path: str) -> bool:
-    return path in PUBLIC_PATHS or (path.startswith(PUBLIC_FOLDER) and ".." not in path)
+    return path in PUBLIC_PATHS or (path.startswith(PUBLIC_FOLDERS) and ".." not in path)
+
+
+def is_layout(path: str) -> bool:
+    """Whether a public path is of the dashboard's own layout, which shows who is logged in."""
+    return path in {"/docs", "/theme"} or path.startswith("/docs/")
 
 
 def check_session(scope: Scope) -> None:

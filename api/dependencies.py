@@ -28,6 +28,7 @@ from orchestrator.services import (
     keys,
     models,
     pool,
+    previews,
     queue,
     simulation,
     tail,
@@ -91,6 +92,7 @@ Jobs = Annotated[jobs.Jobs, Depends(_service("jobs"))]
 Keys = Annotated[keys.Keys, Depends(_service("keys"))]
 Models = Annotated[models.Models, Depends(_service("models"))]
 Pool = Annotated[pool.Pool, Depends(_service("pool"))]
+Previews = Annotated[previews.Previews, Depends(_service("previews"))]
 Queue = Annotated[queue.Queue, Depends(_service("queue"))]
 Tail = Annotated[tail.Tail, Depends(_service("tail"))]
 Teams = Annotated[teams.Teams, Depends(_service("teams"))]

@@ -20,6 +20,7 @@ from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.sizer import ClosedFormSizer, Sizer
 from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
+from orchestrator.runtime.previewing import run_preview
 from orchestrator.runtime.sizer import TracedSizer
 from orchestrator.runtime.tracer import Tracer, TracerLimits
 from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings
@@ -37,6 +38,7 @@ from orchestrator.services.jobs import Jobs
 from orchestrator.services.keys import Keys
 from orchestrator.services.models import Models
 from orchestrator.services.pool import Pool
+from orchestrator.services.previews import Previews
 from orchestrator.services.queue import Queue
 from orchestrator.services.simulation import History
 from orchestrator.services.submissions import Submissions
@@ -72,6 +74,7 @@ class Services:
     keys: Keys
     models: Models
     pool: Pool
+    previews: Previews
     queue: Queue
     tail: Tail
     teams: Teams
@@ -132,6 +135,12 @@ def build_services(settings: Settings) -> Services:
     store, objects, tracer = open_store(settings), open_objects(settings), build_tracer(settings)
     sizer = build_sizer(tracer, wait_seconds=settings.estimator_wait_seconds, seats=tracer_seats(settings))
     calibrations = Calibrations()
+    files = Files(
+        store=store,
+        objects=objects,
+        max_file_bytes=settings.max_file_bytes,
+        presigned_seconds=settings.presigned_seconds,
+    )
     models = Models(
         store=store,
         objects=objects,
@@ -139,6 +148,7 @@ def build_services(settings: Settings) -> Services:
         hub=Hub(token=settings.hub_token.get_secret_value() or None) if settings.allow_hub else None,
         input_url_seconds=INPUT_URL_FACTOR * settings.presigned_seconds,
     )
+    why = WhyReader(store, read_rules(settings))
     submissions = Submissions(store, models, settings.min_training_rows, sizer, calibrations)
     return Services(
         store=store,
@@ -148,25 +158,21 @@ def build_services(settings: Settings) -> Services:
         adapters=Adapters(store=store, objects=objects, presigned_seconds=settings.presigned_seconds),
         arrays=Arrays(store, submissions),
         costs=Costs(store),
-        estimates=Estimates(store, models, sizer, calibrations),
-        files=Files(
-            store=store,
-            objects=objects,
-            max_file_bytes=settings.max_file_bytes,
-            presigned_seconds=settings.presigned_seconds,
-        ),
+        estimates=Estimates(store, models, sizer, calibrations, why),
+        files=files,
         health=Health(store=store, objects=objects, leader_lease_seconds=settings.leader_lease_seconds),
         jobs=Jobs(store, submissions),
         history=History(store),
         keys=Keys(store),
         models=models,
         pool=Pool(store),
+        previews=Previews(store, files, source=models.source, render=run_preview, cache_dir=str(cache_dir(settings))),
         queue=Queue(store),
         tail=Tail(store, poll_seconds=settings.poll_seconds),
         teams=Teams(store),
         uploads=Uploads(store=store, objects=objects, max_upload_bytes=settings.max_upload_bytes),
         usage=UsageReader(store),
-        why=WhyReader(store, read_rules(settings)),
+        why=why,
     )
 
 

@@ -1,8 +1,8 @@
-"""The entry of a training process: `python -m workers train|validate|measure SPEC`.
+"""The entry of a training process: `python -m workers train|validate|preview|measure SPEC`.
 
 What is loaded depends on the command, by name and only after the process is set up: torch reads its environment when it
 is imported, and counting tokens needs no torch at all. The contract with the supervisor: TUNEPOOL_REPORT_FD is a pipe
-that takes one JSON line per report (for validate and measure: one line, the result); standard input is the control
+that takes one JSON line per report (for the others than train: one line, the result); standard input is the control
 pipe, and its end ends this process; the last report of a training is its outcome. Without the variable, a training
 reports into its work folder instead, for use by hand.
 """
@@ -22,6 +22,7 @@ import stamina.instrumentation
 from pydantic import BaseModel
 
 from orchestrator.domain.failures import FailureKind
+from orchestrator.domain.previews import PreviewSpec
 from orchestrator.domain.protocol import AttemptSpec, Phase, ValidationSpec
 from workers.context import Context, LocalContext, RemoteContext, end_process_group, write_all
 from workers.failures import classify
@@ -45,15 +46,17 @@ QUIET_LOGGERS = ("httpx2", "httpcore2", "bitsandbytes", "transformers", "dataset
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2 or arguments[0] not in {"train", "validate", "measure"}:
-        sys.stderr.write("usage: python -m workers train|validate|measure SPEC_PATH\n")
+    if len(arguments) != 2 or arguments[0] not in {"train", "validate", "preview", "measure"}:
+        sys.stderr.write("usage: python -m workers train|validate|preview|measure SPEC_PATH\n")
         return 2
     started_at = time.monotonic()
     prepare_process()
     command, path = arguments[0], Path(arguments[1])
     if command == "train":
         return train(path, started_at=started_at)
-    return validate(path) if command == "validate" else measure()
+    if command == "measure":
+        return measure()
+    return validate(path) if command == "validate" else preview(path)
 
 
 def prepare_process() -> None:
@@ -116,13 +119,23 @@ def _is_memory_short() -> bool:
 
 def validate(path: Path) -> int:
     """Count the tokens of the spec's files; the result is one line on the report pipe, or on standard output."""
-    report_fd = _open_answer()
     spec = ValidationSpec.model_validate_json(path.read_bytes())
+    return _answer_without_torch("workers.validation", spec)
+
+
+def preview(path: Path) -> int:
+    """Show and count the rows of the spec as its model sees them; one line, as for validate."""
+    return _answer_without_torch("workers.previews", PreviewSpec.model_validate_json(path.read_bytes()))
+
+
+def _answer_without_torch(module: str, spec: ValidationSpec | PreviewSpec) -> int:
+    report_fd = _open_answer()
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if spec.model.kind == "hub" else "1")
     sys.modules["torch"] = None  # type: ignore[assignment] # transformers imports it when it can: two seconds, 150 MB
-    validation = importlib.import_module("workers.validation")
     client = new_client()
-    result = validation.run(spec, lambda remote, target: download_file(remote, target, client=client))
+    result = importlib.import_module(module).run(
+        spec, lambda remote, target: download_file(remote, target, client=client)
+    )
     _answer(report_fd, result)
     return 0
 

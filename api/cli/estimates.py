@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
-from api.cli.output import print_facts, print_line, print_table, say_bytes, say_seconds, say_usd
+from api.cli.output import print_facts, print_line, print_table, say_bytes, say_moment, say_seconds, say_usd
 from api.client.results import Change, DeviceFit, Estimate, PredictedMemory
 
 FITS = {"now": ("now", "green"), "when_empty": ("when it is empty", "yellow"), "never": ("never", "red")}
 
 
 def draw_estimate(console: Console, found: Estimate) -> None:
-    print_facts(console, [("model", found.model), ("rows", _say_rows(found)), ("steps", _say_steps(found))])
+    facts = [
+        ("model", found.model),
+        ("rows", _say_rows(found)),
+        ("steps", _say_steps(found)),
+        ("start", _say_start(found)),
+    ]
+    print_facts(console, facts)
     console.print()
     columns = ("DEVICE TYPE", "NEEDS ", "OF ", "FITS", "TIME", "COST ")
     print_table(console, columns, [_row(found, fit) for fit in found.devices], none="no devices are known yet")
@@ -39,6 +45,10 @@ def _say_rows(found: Estimate) -> str | None:
 
 def _say_steps(found: Estimate) -> str | None:
     return next((f"{time.steps:,}" for time in found.time.values()), None)
+
+
+def _say_start(found: Estimate) -> str | None:
+    return None if found.expected_start_at is None else say_moment(found.expected_start_at)
 
 
 def _row(found: Estimate, fit: DeviceFit) -> tuple[str | Text, ...]:

@@ -365,6 +365,8 @@ class Estimate(Result):
     time: dict[str, PredictedTime]
     devices: tuple[DeviceFit, ...]
     warnings: tuple[str, ...] = ()
+    expected_start_at: int | None = None
+    """If it were submitted now."""
 
 
 class PredictionErrors(Result):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 MICROS_PER_CENT = 10_000
+SOON_SECONDS = 5
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -96,6 +97,13 @@ def say_finish(unix_seconds: float) -> Markup:
     return say_moment(unix_seconds)
 
 
+def say_start(unix_seconds: float) -> Markup:
+    """When a job that is not submitted yet would start."""
+    if unix_seconds <= datetime.now(UTC).timestamp() + SOON_SECONDS:
+        return Markup("at once, when its files are checked")
+    return say_moment(unix_seconds)
+
+
 def say_figure(value: float | None) -> str:
     """Four significant digits."""
     return "–" if value is None else f"{value:.4g}"
@@ -121,6 +129,7 @@ FILTERS = {
     "usd": say_usd,
     "moment": say_moment,
     "finish": say_finish,
+    "start": say_start,
     "figure": say_figure,
     "short_id": say_id,
 }

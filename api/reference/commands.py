@@ -12,7 +12,7 @@ from api.reference.tables import WRITTEN, page, table
 def render_commands(app: typer.Typer) -> str:
     top: Any = typer.main.get_command(app)
     lines = [
-        "# Command line",
+        "# Command line reference",
         "",
         WRITTEN,
         "",

@@ -17,7 +17,7 @@ MODULE_PATH = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])")
 
 
 def render_client() -> str:
-    lines = ["# Python client", "", WRITTEN, ""]
+    lines = ["# Python reference", "", WRITTEN, ""]
     lines += ["[The Python client](../python-client.md) is the introduction; this page has every method.", ""]
     lines += ["## Tunepool", "", "```text", f"Tunepool{_signature(tunepool.Tunepool.__init__)}", "```", ""]
     lines += [inspect.getdoc(tunepool.Tunepool) or "", ""]

@@ -19,13 +19,14 @@ def render_rest(document: Document) -> str:
 
 def _head(document: Document) -> list[str]:
     return [
-        "# REST API",
+        "# REST API reference",
         "",
         WRITTEN,
         "",
         document["info"]["description"],
         "",
-        "Requests carry `Authorization: Bearer KEY`. The document that this page is made of is at `/openapi.json`. "
+        "Requests carry `Authorization: Bearer KEY`. The document that this page is made of is at "
+        "[/openapi.json](../../api/openapi.json), which needs no key. "
         "Every route can also answer 401 (no key, or a bad one), 429 (too many requests), 500 (a fault of the service) "
         "and 503 (a part does not answer). [Troubleshooting](../troubleshooting.md) explains every error code.",
         "",

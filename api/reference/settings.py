@@ -7,7 +7,7 @@ from orchestrator.settings import PREFIX, Settings
 
 
 def render_settings() -> str:
-    lines = ["# Settings", "", WRITTEN, ""]
+    lines = ["# Settings reference", "", WRITTEN, ""]
     lines += [
         "Environment variables of the API and the scheduler. One that begins with `TUNEPOOL_` and is not here is "
         "refused, "

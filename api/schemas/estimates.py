@@ -192,6 +192,8 @@ class EstimateOut(Wire):
     devices: list[DeviceFitOut]
     """By device type; empty in a pool that has shown none yet."""
     warnings: list[str]
+    expected_start_at: int | None
+    """When the job would start if it were submitted now; null where it never would, or where nobody can say."""
 
     @classmethod
     def of(cls, estimate: JobEstimate) -> "EstimateOut":
@@ -206,4 +208,5 @@ class EstimateOut(Wire):
             time={kind: TimeOut.of(found) for kind, found in estimate.time.items()},
             devices=[DeviceFitOut.of(fit) for fit in estimate.devices],
             warnings=list(estimate.warnings),
+            expected_start_at=None if estimate.expected_start_at is None else round(estimate.expected_start_at),
         )

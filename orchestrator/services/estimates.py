@@ -15,12 +15,14 @@ from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimat
 from orchestrator.domain.estimate_changes import Change, suggest_savings
 from orchestrator.domain.models import ModelFacts
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TokenReport, TrainingPlan, resolve_plan
-from orchestrator.domain.sizer import ClosedFormSizer, Gauge, Sizer, build_gauges, measure_kinds
+from orchestrator.domain.scheduling.views import UNKNOWN_SECONDS
+from orchestrator.domain.sizer import ClosedFormSizer, Gauge, Sizer, build_gauges, footprints_of, measure_kinds
 from orchestrator.domain.spec import AUTO, EstimateSpec, JobShape, JobSpec
 from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.domain.teams import Caller
 from orchestrator.services.estimate_fits import DeviceFit, Sized, fit_devices, read_market
 from orchestrator.services.parents import ResolveModel, resolve_model
+from orchestrator.services.why import Candidate, WhyReader
 from orchestrator.store import files
 from orchestrator.store.calibrations import Calibrations
 from orchestrator.store.session import ReadTx, Store
@@ -56,14 +58,19 @@ class JobEstimate:
     devices: tuple[DeviceFit, ...]
     """By device type; empty in a pool that has shown none yet."""
     warnings: tuple[str, ...]
+    expected_start_at: float | None
+    """If it were submitted now, POSIX seconds; None where it would never start, or nobody can say when."""
 
 
 @dataclass(frozen=True)
 class Estimates:
+    """Without `why` nothing is said of when a job would start."""
+
     store: Store
     models: ResolveModel
     sizer: Sizer = field(default_factory=ClosedFormSizer)
     calibrations: Calibrations = field(default_factory=Calibrations)
+    why: WhyReader | None = None
 
     def estimate(self, caller: Caller, spec: EstimateSpec | JobSpec) -> JobEstimate:
         """Raises InvalidRequestError, naming the field, for what would be refused at submission too."""
@@ -95,7 +102,25 @@ class Estimates:
             time=time,
             devices=devices,
             warnings=tuple(_warn(spec, rows, devices)),
+            expected_start_at=self._foretell(caller, sized, devices),
         )
+
+    def _foretell(self, caller: Caller, sized: Sized, devices: Sequence[DeviceFit]) -> float | None:
+        fitting = [fit for fit in devices if fit.fit != "never"]
+        if self.why is None or not fitting:
+            return None
+        candidate = Candidate(
+            shape=sized.spec,
+            bytes_by_kind=footprints_of(sized.memory),
+            seconds_by_type={fit.device_type: _seconds_on(sized, fit) for fit in fitting},
+            costs_by_type={fit.device_type: fit.cost.high_usd_micros for fit in fitting if fit.cost is not None},
+        )
+        return self.why.foretell(caller, candidate)
+
+
+def _seconds_on(sized: Sized, fit: DeviceFit) -> float:
+    time = sized.time.get(fit.kind)
+    return UNKNOWN_SECONDS if time is None else time.seconds
 
 
 def _find_file(tx: ReadTx, caller: Caller, spec: EstimateSpec | JobSpec) -> File | None:

@@ -138,6 +138,19 @@ class Files:
         chunks = self.objects.stream_checked(file.object_key, size_bytes=file.size_bytes, sha256=file.sha256)
         return file, chunks
 
+    def read_start(self, caller: Caller, file_id: str, most_bytes: int) -> tuple[File, bytes]:
+        """The file and its first bytes; the rest is not read. Raises as `content` does."""
+        file, chunks = self.content(caller, file_id)
+        start = bytearray()
+        for chunk in chunks:
+            start += chunk
+            if len(start) >= most_bytes:
+                break
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            close()
+        return file, bytes(start[:most_bytes])
+
     def presign(self, caller: Caller, file_id: str) -> str:
         """An address that reads this file until it expires, without a key."""
         file = self.get(caller, file_id)

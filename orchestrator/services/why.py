@@ -1,14 +1,20 @@
-"""Why a job waits, until when, and what would let it start: asked of the same decision that places jobs."""
+"""Why a job waits, until when, and what would let it start: asked of the same decision that places jobs.
+
+So is when a job would start that nobody has submitted yet.
+"""
 
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.domain.errors import IllegalTransitionError
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.scheduling.actions import Wait, WaitCode
 from orchestrator.domain.scheduling.decide import Jobs
-from orchestrator.domain.scheduling.facts import Rules
+from orchestrator.domain.scheduling.facts import Footprint, QueuedJob, Rules
 from orchestrator.domain.scheduling.hints import Hint
+from orchestrator.domain.scheduling.views import AS_ASKED
+from orchestrator.domain.spec import AUTO, JobShape
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
 from orchestrator.simulation.forecast import forecast_starts
@@ -22,6 +28,9 @@ FORECAST = frozenset({WaitCode.PREEMPTING, WaitCode.PINNED, WaitCode.BEHIND, Wai
 MOST_FORECAST_JOBS = 2000
 MOST_FORECAST_PASSES = 300
 """Bounds on what one question may cost: some seconds of work at worst."""
+MOST_FORETOLD_JOBS = 200
+"""That wait, for jobs that are only thought of: a form asks while somebody types."""
+IMAGINED = "ftjob-imagined"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,17 @@ class Why:
     of: int
     hints: tuple[Hint, ...]
     expected_start_at: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A job that nobody has submitted: what it reserves by kind of device, and what it takes by device type, in seconds
+    and at most in micro-dollars."""
+
+    shape: JobShape
+    bytes_by_kind: Mapping[str, int]
+    seconds_by_type: Mapping[str, float]
+    costs_by_type: Mapping[str, int]
 
 
 class WhyReader:
@@ -66,6 +86,16 @@ class WhyReader:
                 expected_start_at=self._forecast(job_id, facts) if wait is None or wait.code in FORECAST else None,
             )
 
+    def foretell(self, caller: Caller, candidate: Candidate) -> float | None:
+        """When the candidate would start if the caller submitted it now, POSIX seconds. None where nothing that is
+        known lets it start, or too many wait to say."""
+        with self._lock:
+            with self._store.read() as tx:
+                facts = self._read_facts(tx)
+            if len(self._queueing.waiting) > MOST_FORETOLD_JOBS:
+                return None
+            return self._forecast(IMAGINED, facts, also=[_imagine(caller, candidate, facts.now)])
+
     def _read_facts(self, tx: ReadTx) -> PoolFacts:
         try:
             while True:
@@ -78,9 +108,9 @@ class WhyReader:
             self._queueing.forget()
             raise
 
-    def _forecast(self, job_id: str, facts: PoolFacts) -> float | None:
+    def _forecast(self, job_id: str, facts: PoolFacts, also: Sequence[QueuedJob] = ()) -> float | None:
         """The same decision run forward, with times as predicted; None when the job is too far back to say."""
-        queued = self._queueing.planner.queued_jobs()
+        queued = [*self._queueing.planner.queued_jobs(), *also]
         if len(queued) > MOST_FORECAST_JOBS:
             return None
         waiting = Jobs(queued=queued, running=facts.running, locks=facts.locks, pins=facts.pins)
@@ -88,3 +118,27 @@ class WhyReader:
             facts.devices, facts.teams, waiting, facts.now, rules=self._rules, most_passes=MOST_FORECAST_PASSES
         )
         return starts.get(job_id)
+
+
+def _imagine(caller: Caller, candidate: Candidate, now: float) -> QueuedJob:
+    """The candidate as if it had just been queued."""
+    shape = candidate.shape
+    wanted = shape.resources.device_type
+    own = Footprint(
+        name=AS_ASKED,
+        bytes_by_kind=candidate.bytes_by_kind,
+        seconds_by_type=candidate.seconds_by_type,
+        cost_usd_micros=candidate.costs_by_type,
+    )
+    return QueuedJob(
+        job_id=IMAGINED,
+        team_id=caller.team_id,
+        user_id=caller.key_id,
+        priority_class=shape.priority_class,
+        queued_at=now,
+        footprints=(own,),
+        priority=shape.priority,
+        replicas=shape.resources.count,
+        exclusive=shape.resources.exclusive,
+        device_types=None if wanted == AUTO else frozenset({wanted}),
+    )

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from orchestrator.domain.protocol import LogLine
 from orchestrator.domain.queries import LineQuery
 from tests.support.browsers import DESKTOP, PHONE, Visit, visit
+from tests.support.browsers import find_serious as _serious
 from tests.support.dashboards import HOSTILE_LINES, JOBS, PAGES, Pool, begin, chats, figures, submit, train
 from tests.support.trainers import Trainer
 
 pytestmark = pytest.mark.e2e
 ARTIFACTS = Path(os.environ.get("TUNEPOOL_TEST_ARTIFACTS", "artifacts")) / "dashboard"
 LIVE_SECONDS = 1.0
-SERIOUS = {"serious", "critical"}
 
 
 @pytest.fixture
@@ -60,16 +59,6 @@ def test_every_page_in_both_themes_and_widths(
             if (size is DESKTOP) == (theme == "light"):
                 assert _serious(shown) == [], page
             shown.screenshot(path=ARTIFACTS / f"{page}-{theme}-{size['width']}.png", full_page=True)
-
-
-def _serious(page: Page) -> list[str]:
-    answer = Axe().run(page, options={"resultTypes": ["violations"]})
-    return [
-        f"{found['id']}: {node['html'][:160]}"
-        for found in answer.response["violations"]
-        if found["impact"] in SERIOUS
-        for node in found["nodes"]
-    ]
 
 
 def test_login_and_logout(browser: Browser, dashboard: Pool) -> None:
@@ -185,6 +174,9 @@ def test_the_form_shows_what_a_job_would_take_and_submits_it(member: Visit, dash
     page = member.open("/new")
     preview = page.locator("#preview")
     expect(preview).to_contain_text("as you type")
+    page.get_by_label("Training file").select_option(dashboard.ids["broken_file"])
+    expect(preview).to_contain_text("Line 4: ")
+    assert _serious(page) == []
     page.get_by_label("Model", exact=True).fill("tiny")
     page.get_by_label("Training file").select_option(dashboard.ids["file"])
     expect(preview).to_contain_text("MiB of 14.0 GiB")
@@ -241,6 +233,13 @@ def test_a_file_goes_from_the_disk_to_the_form(member: Visit, dashboard: Pool) -
     page.get_by_role("button", name="Upload", exact=True).click()
     expect(page.get_by_role("heading", name="disk.jsonl", level=1)).to_be_visible()
     expect(page.locator(".message.trained").first).to_contain_text("Tighten the bulb")
+    page.get_by_role("button", name="Count tokens").click()
+    expect(page.locator("#tokens")).to_contain_text("12 rows, as tiny counts them", timeout=60_000)
+    expect(page.locator(".rendered mark").first).to_contain_text("Tighten the bulb")
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        assert _serious(page) == []
+        page.screenshot(path=ARTIFACTS / f"tokens-{theme}-{DESKTOP['width']}.png", full_page=True)
     page.get_by_role("link", name="Train on it").click()
     expect(page.get_by_label("Training file")).not_to_have_value("")
     page.go_back()

@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import update
 
 from api.app import describe_app
-from api.auth import PUBLIC_FOLDER, PUBLIC_PATHS
+from api.auth import PUBLIC_FOLDERS, PUBLIC_PATHS
 from orchestrator.domain.teams import Role
 from orchestrator.services.keys import make_secret
 from orchestrator.store.tables.accounts import api_keys
@@ -40,7 +40,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ("GET", "/health"): Place(PUBLIC),
     ("GET", "/ready"): Place(PUBLIC),
     ("GET", "/metrics"): Place(READER),
-    ("GET", "/openapi.json"): Place(READER),
+    ("GET", "/openapi.json"): Place(PUBLIC),
     ("POST", "/v1/files"): Place(WRITER, {"data": {"purpose": "fine-tune"}, "files": {"file": ("a", b"{}")}}),
     ("GET", "/v1/files"): Place(READER),
     ("GET", "/v1/files/{file_id}"): Place(READER),
@@ -119,6 +119,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ("GET", "/data"): Place(READER),
     ("POST", "/data"): Place(WRITER, {"files": {"file": ("a", b"{}")}}),
     ("GET", "/data/{file_id}"): Place(READER),
+    ("GET", "/data/{file_id}/tokens"): Place(READER, {"params": {"model": "unknown"}}),
     ("POST", "/data/{file_id}/delete"): Place(WRITER),
     ("GET", "/pool"): Place(READER),
     ("GET", "/models"): Place(READER),
@@ -129,10 +130,16 @@ PLACES: dict[tuple[str, str], Place] = {
     ("POST", "/teams/keys"): Place(ADMIN, {"data": {"name": "new"}}),
     ("POST", "/teams/keys/{key_id}/revoke"): Place(ADMIN, foreign=False),
     ("GET", "/reports"): Place(READER),
-    ("POST", "/theme"): Place(READER, {"data": {"theme": "dark"}}),
     ("POST", "/logout"): Place(READER),
 }
-PUBLIC_PAGES = {("GET", "/login"), ("POST", "/login"), ("GET", "/static/{build}/{name}")}
+PUBLIC_PAGES = {
+    ("GET", "/login"),
+    ("POST", "/login"),
+    ("POST", "/theme"),
+    ("GET", "/static/{build}/{name}"),
+    ("GET", "/docs"),
+    ("GET", "/docs/{name}"),
+}
 """Of the dashboard, for those who have no key yet; tests/integration/test_dashboard_http.py is about them."""
 ADDRESSES = list(PLACES.items())
 NAMES = [f"{method} {path}" for method, path in PLACES]
@@ -152,7 +159,7 @@ def test_every_route_has_a_line_here() -> None:
 
 def test_the_public_list_is_what_is_public_here() -> None:
     public = {path for (_, path), place in PLACES.items() if place.needs == PUBLIC}
-    pages = {path for _, path in PUBLIC_PAGES if not path.startswith(PUBLIC_FOLDER)}
+    pages = {path for _, path in PUBLIC_PAGES if not path.startswith(PUBLIC_FOLDERS)}
     assert public | pages == PUBLIC_PATHS
 
 

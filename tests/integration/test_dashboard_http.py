@@ -1,13 +1,14 @@
 """The dashboard without a browser: sessions and their limits, forms that are ours, and pages that need no scripts."""
 
 import re
+import time
 from collections.abc import Iterator
 
 import httpx2
 import pytest
 
 from api.dashboard.session import COOKIE, make_token
-from tests.support.dashboards import HOSTILE_LINES, JOBS, PAGES, Pool, chats
+from tests.support.dashboards import HOSTILE_LINES, HOSTILE_NAME, JOBS, PAGES, Pool, chats, upload
 
 HTML = {"accept": "text/html,application/xhtml+xml"}
 FORM = {**HTML, "content-type": "application/x-www-form-urlencoded"}
@@ -250,6 +251,33 @@ def test_a_wrong_field_is_named_and_the_form_is_kept(
     preview = member.post("/new/preview", data=form | change)
     assert preview.status_code == 200
     assert said in preview.text
+
+
+def test_the_form_says_what_is_wrong_with_a_file_line_by_line(dashboard: Pool, member: httpx2.Client) -> None:
+    """Before a model is chosen, and whatever the file is called."""
+    with dashboard.server.http(dashboard.keys["support"]) as http:
+        broken = upload(http, HOSTILE_NAME, chats(3) + b'{"messages": [}\n' + chats(1))
+    form = {"training_file": broken, "csrf": token(dashboard, "support")}
+    text = member.post("/new/preview", data=form, headers={"hx-request": "true"}).text
+    assert "1 problem" in text
+    assert "Line 4: " in text
+    assert "json.dumps writes one" in text
+    assert "Line 5: " in text, "a row that is there twice is a warning"
+    assert "<script>" not in text
+    assert f'href="/data/{broken}"' in text
+    strange = {"training_file": dashboard.ids["foreign_file"], "model": "tiny", "csrf": token(dashboard, "support")}
+    text = member.post("/new/preview", data=strange).text
+    assert "there is no file" in text
+    assert "secret-captions" not in text
+
+
+def test_the_form_says_when_the_job_would_start(dashboard: Pool, member: httpx2.Client) -> None:
+    form = {"model": "tiny", "training_file": dashboard.ids["file"], "csrf": token(dashboard, "support")}
+    text = member.post("/new/preview", data=form).text
+    assert "at once, when its files are checked" in text
+    with dashboard.server.http(dashboard.keys["support"]) as http:
+        said = http.post("/v1/estimates", json={"model": "tiny", "training_file": dashboard.ids["file"]}).json()
+    assert abs(said["expected_start_at"] - time.time()) < 60
 
 
 def test_a_preset_fills_its_fields_and_leaves_the_others(dashboard: Pool, member: httpx2.Client) -> None:

@@ -12,13 +12,14 @@ from orchestrator.domain.jobs import Job
 from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.protocol import Stopped, StopReason
 from orchestrator.domain.scheduling.facts import Rules
+from orchestrator.domain.spec import JobShape
 from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.domain.teams import Role, Team
 from orchestrator.services.arrays import Arrays
 from orchestrator.services.pool import NodeWish, Pool
 from orchestrator.services.queue import Queue, QueueChange
 from orchestrator.services.submissions import Submissions
-from orchestrator.services.why import WhyReader
+from orchestrator.services.why import Candidate, WhyReader
 from orchestrator.store import attempts, events, jobs, ledger, teams
 from orchestrator.store.budgets import read_budget
 from orchestrator.store.session import Store
@@ -267,6 +268,33 @@ def test_why_names_the_reason_the_place_and_what_would_help(rig: Rig) -> None:
     assert found.expected_start_at == pytest.approx(attempt.created_at.timestamp() + 3600, abs=60)
     assert {hint.code.value for hint in found.hints} == {"smaller_footprint", "after_job"}
     assert any(hint.facts.get("job_id") == running.job_id for hint in found.hints)
+
+
+def test_a_job_that_nobody_submitted_is_foretold_by_the_same_decision(rig: Rig) -> None:
+    """At once beside what runs, behind what waits, never where it does not fit; and nothing of it stays."""
+    caller = make_caller(rig.store)
+    with rig.store.read() as tx:
+        team = teams.get_team(tx, caller.team_id)
+    reader = WhyReader(rig.store, Rules())
+    running = queue_job(rig, team, 6)
+    rig.step()
+    (attempt,) = rig.attempts(running.job_id)
+    assert reader.foretell(caller, candidate(1)) == pytest.approx(attempt.created_at.timestamp(), abs=60)
+    free_at = attempt.created_at.timestamp() + 3600
+    assert reader.foretell(caller, candidate(6)) == pytest.approx(free_at, abs=60)
+    waiting = queue_job(rig, team, 6)
+    assert reader.foretell(caller, candidate(6)) == pytest.approx(free_at + 3600, abs=120)
+    assert reader.foretell(caller, candidate(600)) is None
+    assert (reader.explain(caller, waiting.job_id).position, reader.explain(caller, waiting.job_id).of) == (1, 1)
+
+
+def candidate(gib: int) -> Candidate:
+    return Candidate(
+        shape=JobShape(model="smol"),
+        bytes_by_kind={"cpu": gib * GIB, "cuda": gib * GIB},
+        seconds_by_type={"*": 3600.0},
+        costs_by_type={},
+    )
 
 
 def test_an_attempt_that_was_never_launched_gives_way_at_once(rig: Rig) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from api.dashboard.session import COOKIE
@@ -14,6 +15,7 @@ from api.dashboard.session import COOKIE
 SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
+SERIOUS = {"serious", "critical"}
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +58,14 @@ def visit(browser: Browser, url: str, key: str | None, **options: Any) -> Iterat
         assert not found.problems
     finally:
         context.close()
+
+
+def find_serious(page: Page) -> list[str]:
+    """What axe finds in the page that keeps people from using it: rule and element."""
+    answer = Axe().run(page, options={"resultTypes": ["violations"]})
+    return [
+        f"{found['id']}: {node['html'][:160]}"
+        for found in answer.response["violations"]
+        if found["impact"] in SERIOUS
+        for node in found["nodes"]
+    ]

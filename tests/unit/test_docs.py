@@ -24,7 +24,13 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE_SECTION = re.compile(r"^#{2,4} `([a-z0-9_]+)`", re.MULTILINE)
 INTERNAL = {"measurement_failed", "untraceable", "lease_lost", "attempt_gone", "start_failed"}
 """Never in an answer: api/errors.py shows them as internal_error, or the scheduler turns them into failures."""
-COMPOSED = {"invalid_validation_file", "validation_timeout", "validation_out_of_memory"}
+COMPOSED = {
+    "invalid_validation_file",
+    "validation_timeout",
+    "validation_out_of_memory",
+    "preview_timeout",
+    "preview_out_of_memory",
+}
 """Put together from the name of a field, or of what was checked."""
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from orchestrator.domain.datasets_rows import check_row
 from orchestrator.domain.strict_json import StrictJsonError, parse_json
-from workers.builders.chat import render_conversation
+from workers.builders.chat import Rendered, Span, render_conversation
 from workers.failures import BadDataError
 
 IGNORED_LABEL = -100
@@ -45,6 +45,27 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def encode_line(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) -> EncodedRow:
     """Parse, check, render and tokenize one line, at its full length. Raises BadDataError."""
+    return _encode(tokenizer, _render(tokenizer, line, content), line)[0]
+
+
+def split_line(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) -> list[tuple[str, bool]]:
+    """The line's text as the model sees it, in pieces of neighbouring tokens, with whether they are learned. Raises
+    BadDataError."""
+    rendered = _render(tokenizer, line, content)
+    encoded, offsets = _encode(tokenizer, rendered, line)
+    pieces: list[tuple[str, bool]] = []
+    at = 0
+    for (_, end), label in zip(offsets, encoded.labels, strict=True):
+        text, is_learned = rendered.text[at:end], label != IGNORED_LABEL
+        if pieces and pieces[-1][1] == is_learned:
+            pieces[-1] = (pieces[-1][0] + text, is_learned)
+        elif text:
+            pieces.append((text, is_learned))
+        at = max(at, end)
+    return pieces
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) -> Rendered:
     try:
         row = parse_json(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -53,7 +74,9 @@ def encode_line(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) -
         raise BadDataError(line, error.code, error.message) from error
     for finding in check_row(row):
         raise BadDataError(line, finding.code, f"{finding.path}: {finding.message}".removeprefix(": "))
-    return _encode_row(tokenizer, row, line)
+    messages = [_plain_message(message) for message in row["messages"]]
+    weights = [message.get("weight", 1) for message in row["messages"]]
+    return render_conversation(tokenizer, messages, tools=_plain_tools(row), weights=weights, line=line)
 
 
 def truncate(row: EncodedRow, max_tokens: int) -> EncodedRow:
@@ -66,17 +89,16 @@ def truncate(row: EncodedRow, max_tokens: int) -> EncodedRow:
     return cut
 
 
-def _encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], line: int) -> EncodedRow:
-    messages = [_plain_message(message) for message in row["messages"]]
-    weights = [message.get("weight", 1) for message in row["messages"]]
-    rendered = render_conversation(tokenizer, messages, tools=_plain_tools(row), weights=weights, line=line)
+def _encode(tokenizer: PreTrainedTokenizerBase, rendered: Rendered, line: int) -> tuple[EncodedRow, list[Span]]:
+    """The row, and of each token where it stands in the text."""
     encoding = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = encoding["input_ids"]
-    labels = _label(ids, encoding["offset_mapping"], rendered.learned)
+    offsets: list[Span] = encoding["offset_mapping"]
+    labels = _label(ids, offsets, rendered.learned)
     encoded = EncodedRow(line, ids, labels)
     if not encoded.trained_tokens:
         raise BadDataError(line, "no_trained_tokens", "no token of this row is learned")
-    return encoded
+    return encoded, offsets
 
 
 def _label(ids: list[int], offsets: list[tuple[int, int]], spans: tuple[tuple[int, int], ...]) -> list[int]:

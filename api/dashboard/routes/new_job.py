@@ -1,7 +1,9 @@
 """A new job: a form that shows at every key what the job would take, and how to say the same in other ways."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -12,20 +14,24 @@ from api.dashboard.rendering import go_to, render
 from api.dashboard.views.job_form import PRESETS, Values, build_body, fill_from, read_values
 from api.dashboard.views.memory import show_fits
 from api.dashboard.views.snippets import show_job
-from api.dependencies import Adapters, Estimates, Files, Jobs, Models, Pool, Reader, Writer
+from api.dependencies import Adapters, Estimates, Files, Jobs, Models, Pool, Previews, Reader, Writer
 from api.schemas.estimates import EstimateOut
 from api.schemas.files import FileOut
 from api.schemas.submissions import AskedShape, EstimateCreate, JobCreate
 from api.validation import explain_problems
 from orchestrator.domain.artifacts import FilePurpose
-from orchestrator.domain.errors import RequestError, UnavailableError
+from orchestrator.domain.errors import NotFoundError, RequestError, TunepoolError, UnavailableError
 from orchestrator.domain.teams import Caller
 from orchestrator.services.estimates import Estimates as EstimatesService
+from orchestrator.services.files import Files as FilesService
 from orchestrator.services.idempotency import Marks
+from orchestrator.services.previews import Previews as PreviewsService
 
 router = APIRouter(prefix="/new", route_class=PageRoute)
 CHOICES = 200
 """The most files, and the most adapters, that the form offers; more are named by their id."""
+MOST_SHOWN = 5
+"""Problems, and warnings, of a file beside the form; its own page has more."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,56 @@ Offered = Annotated[Choices, Depends(_find_choices)]
 
 
 @dataclass(frozen=True)
+class CheckedFile:
+    """A file of the form, with what its check found: problems and warnings, each with its line."""
+
+    file: FileOut
+    findings: Sequence[Mapping[str, Any]]
+    problem_count: int
+
+
+def _find_checked(caller: Caller, files: FilesService, values: Values) -> list[CheckedFile]:
+    """Those of the form's files in which something was found; one that is not there is the estimate's to name."""
+    found = []
+    for name in ("training_file", "validation_file"):
+        if name not in values:
+            continue
+        with suppress(NotFoundError):
+            file = files.get(caller, values[name])
+            report = file.report or {}
+            checked = CheckedFile(
+                file=FileOut.of(file),
+                findings=[
+                    finding for kind in ("problems", "warnings") for finding in report.get(kind, ())[:MOST_SHOWN]
+                ],
+                problem_count=sum(report.get("problem_counts", {}).values()),
+            )
+            found += [checked] if checked.findings else []
+    return found
+
+
+def _find_counts(caller: Caller, previews: PreviewsService, values: Values) -> dict[str, int]:
+    """The training file's rows as the model counts them, when its page has counted all of them: better than a guess."""
+    with suppress(TunepoolError):
+        found = previews.find(caller, values.get("training_file", ""), values.get("model", ""))
+        if found is not None and found.is_whole and not found.result.troubled:
+            lengths = found.result.lengths
+            return {
+                "rows": sum(count for _, count in lengths),
+                "tokens": found.result.total_tokens,
+                "longest_row_tokens": found.result.longest_row_tokens,
+            }
+    return {}
+
+
+@dataclass(frozen=True)
 class Preview:
     """What would follow from the form as it is, or what is wrong with it."""
 
     estimate: EstimateOut | None = None
     body: dict[str, Any] | None = None
     problem: RequestError | UnavailableError | None = None
+    checked: Sequence[CheckedFile] = ()
 
 
 @router.get("")
@@ -77,13 +127,23 @@ def show_form(
 
 
 @router.post("/preview")
-def preview_job(request: Request, caller: Reader, form: Form, estimates: Estimates, choices: Offered) -> Response:
+def preview_job(
+    request: Request,
+    caller: Reader,
+    form: Form,
+    estimates: Estimates,
+    files: Files,
+    previews: Previews,
+    choices: Offered,
+) -> Response:
     """The answer to every key; without scripts, the whole page again. A preset fills its fields in."""
     values = read_values(form)
     preset = read_field(form, "preset")
     if preset in PRESETS:
         values |= PRESETS[preset][2]
-    preview = make_preview(caller, estimates, values)
+    counts = _find_counts(caller, previews, values)
+    preview = make_preview(caller, estimates, values, counts=counts)
+    preview = replace(preview, checked=_find_checked(caller, files, values))
     if "hx-request" in request.headers:
         return render(request, "parts/preview.html", _describe_preview(request, preview))
     return _show(request, values, choices, preview)
@@ -111,13 +171,14 @@ def _refuse(request: Request, values: Values, choices: Choices, problem: Request
     return _show(request, values, choices, Preview(problem=problem), status=400)
 
 
-def make_preview(caller: Caller, estimates: EstimatesService, values: Values) -> Preview:
-    """Nothing is created. A form that is not complete yet has no estimate and no problem."""
+def make_preview(caller: Caller, estimates: EstimatesService, values: Values, *, counts: Mapping[str, int]) -> Preview:
+    """Nothing is created. A form that is not complete yet has no estimate and no problem. `counts` are what is known of
+    the rows beside the form."""
     if "model" not in values:
         return Preview()
     try:
         body = build_body(values)
-        spec = EstimateCreate.model_validate(body).to_spec()
+        spec = EstimateCreate.model_validate({**body, **counts}).to_spec()
         return Preview(estimate=EstimateOut.of(estimates.estimate(caller, spec)), body=body)
     except ValidationError as error:
         return Preview(problem=_explain(error, EstimateCreate, values))
@@ -136,6 +197,7 @@ def _describe_preview(request: Request, preview: Preview) -> dict[str, Any]:
     return {
         "estimate": preview.estimate,
         "problem": preview.problem,
+        "checked": preview.checked,
         "bars": [] if preview.estimate is None else show_fits(preview.estimate),
         "snippets": [] if preview.body is None else show_job(preview.body, url=url),
     }

@@ -64,7 +64,7 @@ document.addEventListener("change", (event) => {
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.matches("input, select, textarea")) return;
-  const field = document.querySelector('[data-hotkey="/"]');
+  const field = [...document.querySelectorAll('[data-hotkey="/"]')].find((one) => one.checkVisibility());
   if (field) {
     event.preventDefault();
     field.focus();
