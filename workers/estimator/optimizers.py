@@ -56,9 +56,9 @@ class StateOptimizer:
             if has_scales:
                 yield torch.empty(-(-count // BLOCK_8BIT), dtype=torch.float32, device="meta")
             if has_scales and not lives_elsewhere:
-                yield torch.empty(count, dtype=torch.uint8, device="meta")
+                yield torch.empty(parameter.shape, dtype=torch.uint8, device="meta")
             elif not lives_elsewhere:
-                yield torch.empty(count, dtype=self._dtype or parameter.dtype, device="meta")
+                yield torch.empty(parameter.shape, dtype=self._dtype or parameter.dtype, device="meta")
         if not self._eight_bit and self._dtype is None:
             yield torch.empty((), dtype=torch.float32, device="meta")
 

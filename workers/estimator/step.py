@@ -177,7 +177,7 @@ def _load_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int], *
                     tracker.parameters[owner] = (trained + count * parameter.requires_grad, total + count)
             for part, buffer in module.named_buffers(recurse=False):
                 kind = "quantization_constants" if part.startswith("quantization_constant_") else None
-                tracker.add(buffer, kind=kind, owner=owners[id(buffer)])
+                tracker.add(buffer, kind=kind, owner=owners[id(buffer)], rows=0)
             del sources
 
 
@@ -190,7 +190,7 @@ def _load_sources(module: nn.Module, tracker: Tracker, owners: dict[int, int]) -
     if isinstance(module, PackedLinear4bit):
         sources.append(torch.empty(-(-weight.numel() // BLOCK), dtype=torch.float32, device="meta"))
     for source in sources:
-        tracker.add(source, owner=owners[id(module.weight)])
+        tracker.add(source, owner=owners[id(module.weight)], rows=0)
     return sources
 
 
