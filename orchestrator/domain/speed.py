@@ -4,6 +4,8 @@ The four figures are what a training step is made of (`domain.estimate_step`); a
 them is not at another.
 """
 
+from typing import NamedTuple
+
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 
 from orchestrator.domain.placement import DeviceKind
@@ -42,42 +44,56 @@ CPU_SPEED = DeviceSpeed(
 without bfloat16 units reach a third of it, machines with more cores a multiple."""
 
 GPU_SHARE = 0.35
-"""Of the catalogue's rate that products of matrices reach in training. A middle figure; not measured by us."""
+"""Of the catalogue's rate that products of matrices reach in training: a little below the 38 to 43 % of the Llama 3
+report (table 4, thousands of H100s), because adapters multiply narrow matrices. Not measured by us."""
 GPU_BYTES_PER_ELEMENT = 8
 """That an elementwise operation moves: a read and a write of two to four bytes, some of them in the cache."""
 GPU_MODULES_PER_SECOND = 8000.0
 """Some 25 kernels a module at 5 us a launch. Not measured by us."""
 GPU_START_SECONDS = 12.0
 
-_GPUS: tuple[tuple[str, float, float, float], ...] = (
-    ("b200", 2250, 80, 8000),
-    ("h200", 989, 67, 4800),
-    ("h100-pcie", 756, 51, 2000),
-    ("h100", 989, 67, 3350),
-    ("a100-sxm4-80gb", 312, 19.5, 2039),
-    ("a100-80gb-pcie", 312, 19.5, 1935),
-    ("a100", 312, 19.5, 1555),
-    ("l40s", 362, 91.6, 864),
-    ("l40", 181, 90.5, 864),
-    ("l4", 121, 30.3, 300),
-    ("rtx-6000-ada", 364, 91.1, 960),
-    ("rtx-a6000", 155, 38.7, 768),
-    ("a40", 150, 37.4, 696),
-    ("a10g", 70, 31.2, 600),
-    ("a10", 125, 31.2, 600),
-    ("rtx-5090", 210, 105, 1792),
-    ("rtx-4090", 165, 82.6, 1008),
-    ("rtx-4080", 97, 48.7, 717),
-    ("rtx-3090", 71, 35.6, 936),
-    ("v100", 112, 14, 900),
-    ("t4", 65, 8.1, 320),
+
+class _Gpu(NamedTuple):
+    """`part` of a device type. Dense bfloat16 tensor TFLOP/s with float32 accumulation (float16 on V100 and T4, which
+    have no bfloat16), float32 TFLOP/s outside tensor cores, GB/s of memory, and the document of NVIDIA's that says so.
+    """
+
+    part: str
+    half_tflops: float
+    single_tflops: float
+    gigabytes_per_second: float
+    source: str
+
+
+_GPUS = (
+    _Gpu("b200", 2250, 80, 8000, "Blackwell architecture technical brief, HGX B200; sparse rate halved"),
+    _Gpu("h200", 989.5, 67, 4800, "H200 data sheet, SXM; sparse rate halved"),
+    _Gpu("h100-nvl", 835.5, 60, 3900, "H100 data sheet, NVL; sparse rate halved"),
+    _Gpu("h100-pcie", 756.5, 51, 2000, "H100 data sheet, PCIe; sparse rate halved"),
+    _Gpu("h100", 989.5, 67, 3350, "H100 data sheet, SXM; sparse rate halved"),
+    _Gpu("a100-sxm4-80gb", 312, 19.5, 2039, "A100 data sheet 1758950, 80 GB SXM"),
+    _Gpu("a100-80gb-pcie", 312, 19.5, 1935, "A100 data sheet 1758950, 80 GB PCIe"),
+    _Gpu("a100", 312, 19.5, 1555, "A100 data sheet 1758950, 40 GB"),
+    _Gpu("l40s", 362.05, 91.6, 864, "L40S data sheet"),
+    _Gpu("l40", 181.05, 90.5, 864, "L40 data sheet"),
+    _Gpu("l4", 121, 30.3, 300, "L4 data sheet; sparse rate halved"),
+    _Gpu("rtx-6000-ada", 364.2, 91.1, 960, "RTX 6000 Ada data sheet; a quarter of its sparse 8-bit rate"),
+    _Gpu("rtx-a6000", 154.8, 38.7, 768, "RTX A6000 data sheet; sparse rate halved"),
+    _Gpu("a40", 149.7, 37.4, 696, "A40 data sheet"),
+    _Gpu("a10g", 70, 35, 600, "A10G data sheet, as Baseten's comparison of A10 and A10G repeats it"),
+    _Gpu("a10", 125, 31.2, 600, "A10 data sheet"),
+    _Gpu("rtx-5090", 209.5, 104.8, 1792, "RTX Blackwell GPU architecture whitepaper, appendix A"),
+    _Gpu("rtx-4090", 165.2, 82.6, 1008, "Ada GPU architecture whitepaper 2.1, appendix A"),
+    _Gpu("rtx-4080", 97.5, 48.7, 717, "Ada GPU architecture whitepaper 2.1, appendix A"),
+    _Gpu("rtx-3090", 71, 35.6, 936, "Ampere GA102 GPU architecture whitepaper, appendix A"),
+    _Gpu("v100-sxm2", 125, 15.7, 900, "V100 data sheet 1165301, SXM2"),
+    _Gpu("v100", 112, 14, 900, "V100 data sheet 1165301, PCIe"),
+    _Gpu("t4", 65, 8.1, 300, "T4 data sheet 951643"),
 )
-"""Part of the device type; dense bfloat16 tensor TFLOP/s with float32 accumulation (float16 on V100 and T4, which have
-no bfloat16), float32 TFLOP/s outside tensor cores, GB/s of memory: NVIDIA's published figures,
-written down from memory and not yet compared with the data sheets. The first that matches
-counts, so longer names stand before shorter ones."""
-_UNKNOWN_GPU = (165, 82.6, 1008)
-"""An RTX 4090's, which lies in the middle on a logarithmic scale."""
+"""The first that matches counts, so longer names stand before shorter ones. GeForce cards multiply with float32
+accumulation at half the rate that they are advertised with."""
+_UNKNOWN_GPU = next(gpu for gpu in _GPUS if gpu.part == "rtx-4090")
+"""It lies in the middle on a logarithmic scale."""
 
 
 def find_speed(kind: DeviceKind, device_type: str = "") -> DeviceSpeed:
@@ -85,12 +101,12 @@ def find_speed(kind: DeviceKind, device_type: str = "") -> DeviceSpeed:
     if kind == "cpu":
         return CPU_SPEED
     parts = f"-{device_type}-"
-    half, single, memory = next((row[1:] for row in _GPUS if f"-{row[0]}-" in parts), _UNKNOWN_GPU)
+    gpu = next((gpu for gpu in _GPUS if f"-{gpu.part}-" in parts), _UNKNOWN_GPU)
     return DeviceSpeed(
         kind="cuda",
-        half_flops_per_second=GPU_SHARE * half * 1e12,
-        single_flops_per_second=GPU_SHARE * single * 1e12,
-        elements_per_second=memory * 1e9 / GPU_BYTES_PER_ELEMENT,
+        half_flops_per_second=GPU_SHARE * gpu.half_tflops * 1e12,
+        single_flops_per_second=GPU_SHARE * gpu.single_tflops * 1e12,
+        elements_per_second=gpu.gigabytes_per_second * 1e9 / GPU_BYTES_PER_ELEMENT,
         modules_per_second=GPU_MODULES_PER_SECOND,
         start_seconds=GPU_START_SECONDS,
     )

@@ -17,21 +17,21 @@ from tests.support.facts import NOW
 @pytest.mark.parametrize(
     ("product", "tera"),
     [
-        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 4090", 165.2),
         ("NVIDIA A100-SXM4-80GB", 312),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA L40S", 362),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA L40S", 362.05),
         ("NVIDIA L4", 121),
         ("NVIDIA A10G", 70),
         ("NVIDIA A10", 125),
         ("Tesla T4", 65),
-        ("Tesla V100-SXM2-16GB", 112),
-        ("NVIDIA RTX 6000 Ada Generation", 364),
-        ("Something new", 165),
+        ("Tesla V100-SXM2-16GB", 125),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("Something new", 165.2),
     ],
 )
-def test_a_product_is_found_in_the_catalogue(product: str, tera: int) -> None:
+def test_a_product_is_found_in_the_catalogue(product: str, tera: float) -> None:
     found = find_speed("cuda", to_device_type(product))
     assert found.half_flops_per_second == pytest.approx(0.35 * tera * 1e12)
     assert not found.measured

@@ -6,6 +6,7 @@ A free block serves if it is the smallest that is large enough; what is left ove
 """
 
 from bisect import bisect_left, insort
+from collections import defaultdict
 
 from workers.estimator.depth import Recording
 
@@ -31,18 +32,21 @@ class _Block:
 
 
 class CachingAllocator:
-    """One device, one stream. At its limit, if it has one, it first gives back the segments that nothing uses."""
+    """One device. At its limit, if it has one, it first gives back the segments that nothing uses.
+
+    What one stream has freed serves no other: each has its own free blocks, small ones and large ones.
+    """
 
     def __init__(self, limit_bytes: int | None = None) -> None:
         self.reserved_bytes = self.most_bytes = 0
         self._limit_bytes = limit_bytes
         self._end = 0
-        self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
+        self._free: dict[tuple[int, bool], list[tuple[int, int, _Block]]] = defaultdict(list)
 
-    def allocate(self, size_bytes: int) -> _Block:
+    def allocate(self, size_bytes: int, *, stream: int = 0) -> _Block:
         size = -(-size_bytes // MIN_BLOCK) * MIN_BLOCK or MIN_BLOCK
         small = size <= SMALL_SIZE
-        pool = self._free[small]
+        pool = self._free[stream, small]
         index = bisect_left(pool, (size,))
         block = pool.pop(index)[2] if index < len(pool) else self._grow(size, small=small)
         rest = block.size - size
@@ -51,8 +55,8 @@ class CachingAllocator:
         block.free = False
         return block
 
-    def release(self, block: _Block, *, small: bool) -> None:
-        pool = self._free[small]
+    def release(self, block: _Block, *, small: bool, stream: int = 0) -> None:
+        pool = self._free[stream, small]
         before, after = block.before, block.after
         if before is not None and before.free:
             _take(pool, before)
@@ -69,10 +73,10 @@ class CachingAllocator:
 
     def empty(self) -> None:
         """Give back the segments that are free as a whole, as torch.cuda.empty_cache does."""
-        for small, pool in self._free.items():
+        for pool in self._free.values():
             whole = [block for _, _, block in pool if block.before is None and block.after is None]
             self.reserved_bytes -= sum(block.size for block in whole)
-            self._free[small] = [item for item in pool if not (item[2].before is None and item[2].after is None)]
+            pool[:] = [item for item in pool if not (item[2].before is None and item[2].after is None)]
 
     def _grow(self, size: int, *, small: bool) -> _Block:
         segment = (
@@ -114,6 +118,7 @@ def simulate_reserved(recording: Recording, *, limit_bytes: int | None, empties_
     allocator = CachingAllocator(limit_bytes)
     blocks: dict[int, _Block] = {}
     sizes = [round_size(born.size_bytes) for born in recording.births]
+    streams = [born.stream for born in recording.births]
     last_step = max(start for start, (name, _) in recording.marks if name == "step")
     events = recording.events
     for index, event in enumerate(events):
@@ -121,7 +126,7 @@ def simulate_reserved(recording: Recording, *, limit_bytes: int | None, empties_
             allocator.empty()
             allocator.most_bytes = allocator.reserved_bytes
         if event >= 0:
-            blocks[event] = allocator.allocate(sizes[event])
+            blocks[event] = allocator.allocate(sizes[event], stream=streams[event])
         else:
-            allocator.release(blocks.pop(~event), small=sizes[~event] <= SMALL_SIZE)
+            allocator.release(blocks.pop(~event), small=sizes[~event] <= SMALL_SIZE, stream=streams[~event])
     return allocator.most_bytes

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 from workers.estimator import cpu
 from workers.estimator.allocator import NoRoom, round_size, simulate_reserved
 from workers.estimator.build import EstimateError, build_model, build_reference, read_config
-from workers.estimator.context import CONTEXT_BYTES, USUAL_DEVICE_BYTES, workspaces
+from workers.estimator.context import USUAL_DEVICE_BYTES, measure_context, workspaces
 from workers.estimator.depth import Plan, Recording, Unstretchable, plan_depth, shrink_config, stretch
 from workers.estimator.request import Devices, Request
 from workers.estimator.resident import find_peaks
@@ -85,12 +85,13 @@ def _answer(request: Request, config: PreTrainedConfig) -> Answer:
     recording = _with_workspaces(shard(recording, request.devices))
     allocated, parts = _find_peak(recording)
     reserved = _simulate(recording, request)
+    context = measure_context(request.devices)
     parts["allocator"] = reserved - allocated
-    parts["context"] += CONTEXT_BYTES
+    parts["context"] += context
     return Answer(
         peak_allocated_bytes=allocated,
         peak_reserved_bytes=reserved,
-        peak_device_bytes=reserved + CONTEXT_BYTES,
+        peak_device_bytes=reserved + context,
         breakdown={part: parts[part] for part in PARTS},
         trainable_parameters=parameters[0],
         total_parameters=parameters[1],
@@ -175,7 +176,7 @@ def _simulate(recording: Recording, request: Request) -> int:
     """Reserved bytes on the request's device, or on a usual one; without a limit when it takes more than that."""
     empties = request.training.keeps_outputs
     device: Devices = request.devices
-    limit = (device.memory_bytes or USUAL_DEVICE_BYTES) - CONTEXT_BYTES
+    limit = (device.memory_bytes or USUAL_DEVICE_BYTES) - measure_context(device)
     try:
         return simulate_reserved(recording, limit_bytes=limit, empties_cache=empties)
     except NoRoom:

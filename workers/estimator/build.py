@@ -20,6 +20,9 @@ from workers.estimator.request import Lora, Request
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
+MOST_LAYERS = 1000
+"""Four times what published models have; a recording grows with them, and nobody else is answered meanwhile."""
+
 
 class EstimateError(ValueError):
     """The request cannot be answered; the text names the field and the reason."""
@@ -40,9 +43,19 @@ def read_config(request: Request) -> PreTrainedConfig:
     if not isinstance(fields.get("model_type"), str):
         raise EstimateError(f"{field}.model_type: a transformers model type is needed")
     try:
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     except Exception as error:  # whatever a configuration class raises is about the request
         raise EstimateError(f"{field}: {str(error)[:300]}") from error
+    _check_config(config, field)
+    return config
+
+
+def _check_config(config: PreTrainedConfig, field: str) -> None:
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise EstimateError(f"{field}.model_type: {config.model_type} is not a causal language model of transformers'")
+    depth = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if not isinstance(depth, int) or not 0 < depth <= MOST_LAYERS:
+        raise EstimateError(f"{field}.num_hidden_layers: 1 to {MOST_LAYERS} can be traced, not {depth}")
 
 
 def build_model(request: Request, config: PreTrainedConfig) -> nn.Module:
@@ -120,19 +133,28 @@ def _add_adapter(model: nn.Module, lora: Lora) -> nn.Module:
         bias=lora.bias,
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
+        modules_to_save=lora.modules_to_save,
     )
-    if isinstance(targets, list):
-        _check_targets(model, targets)
+    for field, names in (("target_modules", targets), ("modules_to_save", lora.modules_to_save)):
+        if isinstance(names, list):
+            _check_targets(model, names, field)
     try:
         with torch.device("meta"), no_init_weights():
             adapted: Any = _wrap(model, config)
     except Exception as error:
         raise EstimateError(f"lora: {str(error)[:300]}") from error
     dtype = DTYPES[lora.adapter_dtype]
-    for parameter in adapted.parameters():
-        if parameter.requires_grad and parameter.dtype != dtype:
+    for name, parameter in adapted.named_parameters():
+        if lora.use_lora_fa and ".lora_A." in name:
+            parameter.requires_grad_(requires_grad=False)
+        if parameter.requires_grad and parameter.dtype != dtype and not is_saved_module(name):
             parameter.data = parameter.data.to(dtype)
     return adapted
+
+
+def is_saved_module(name: str) -> bool:
+    """Whether PEFT trains a copy of the whole module under this name, in the module's own dtype."""
+    return ".modules_to_save." in name
 
 
 def _wrap(model: Any, config: LoraConfig) -> nn.Module:
@@ -146,11 +168,11 @@ def _wrap(model: Any, config: LoraConfig) -> nn.Module:
         return get_peft_model(model, config)
 
 
-def _check_targets(model: nn.Module, targets: list[str]) -> None:
+def _check_targets(model: nn.Module, targets: list[str], field: str) -> None:
     names = [name for name, _ in model.named_modules()]
     for target in targets:
         if not any(name == target or name.endswith("." + target) for name in names):
-            raise EstimateError(f"lora.target_modules: this architecture has no module {target!r}")
+            raise EstimateError(f"lora.{field}: this architecture has no module {target!r}")
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:

@@ -280,7 +280,8 @@ class _Stretcher:
             raise Unstretchable("an allocation would be born twice")
         self._alive.update(zip(found, range(start, start + len(added)), strict=True))
         kinds = [self._births[number].kind for number in added]
-        self._born.extend(map(Born, self._sizes[added].tolist(), kinds, owners[is_birth].tolist()))
+        rows = [self._births[number].rows for number in added]
+        self._born.extend(map(Born, self._sizes[added].tolist(), kinds, owners[is_birth].tolist(), rows))
         try:
             gone = np.array([self._alive.pop(key) for key in keys[~is_birth].tolist()], dtype=np.int64)
         except KeyError as error:

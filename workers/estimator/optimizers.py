@@ -1,10 +1,11 @@
 """Optimizers as they allocate: states at the first step, and the temporaries of each implementation.
 
-Torch's foreach AdamW, SGD and transformers' Adafactor are the real ones. Fused and bitsandbytes' kernels only run on a
-GPU, change tensors in place and allocate nothing but their states, so those are stand-ins.
+Torch's own in their foreach form, which is what they take on CUDA, and transformers' Adafactor are the real ones. Fused
+and bitsandbytes' kernels change tensors in place and allocate nothing but their states, so those are stand-ins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +17,9 @@ from workers.estimator.build import DTYPES
 from workers.estimator.request import Request
 from workers.estimator.tracker import Tracker
 
-_LIKE_PARAMETERS = frozenset({"adamw_fused", "adagrad", "rmsprop"})
+_LIKE_PARAMETERS = frozenset({"adamw_fused"})
 """Torch's own, whose states have the parameters' dtype."""
-_MOMENTS = {"adamw": 2, "lion": 1, "adagrad": 1, "rmsprop": 1}
+_MOMENTS = {"adamw": 2, "lion": 1}
 """State tensors of a parameter's shape."""
 
 
@@ -56,27 +57,34 @@ class StateOptimizer:
             if has_scales:
                 yield torch.empty(-(-count // BLOCK_8BIT), dtype=torch.float32, device="meta")
             if has_scales and not lives_elsewhere:
-                yield torch.empty(count, dtype=torch.uint8, device="meta")
+                yield torch.empty(parameter.shape, dtype=torch.uint8, device="meta")
             elif not lives_elsewhere:
-                yield torch.empty(count, dtype=self._dtype or parameter.dtype, device="meta")
+                yield torch.empty(parameter.shape, dtype=self._dtype or parameter.dtype, device="meta")
         if not self._eight_bit and self._dtype is None:
             yield torch.empty((), dtype=torch.float32, device="meta")
 
 
 class RealOptimizer:
-    """A torch optimizer whose allocations are the optimizer's: states when they stay, temporaries when they don't."""
+    """A torch optimizer whose allocations are the optimizer's: states when they stay, temporaries when they don't.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, tracker: Tracker, owner: int = -1) -> None:
-        self._optimizer, self._tracker, self._owner = optimizer, tracker, owner
+    It is made when it is first used, because some make their states with themselves.
+    """
+
+    def __init__(self, make: Callable[[], torch.optim.Optimizer], tracker: Tracker, owner: int = -1) -> None:
+        self._make, self._tracker, self._owner = make, tracker, owner
+        self._optimizer: torch.optim.Optimizer | None = None
 
     def step(self) -> None:
         self._tracker.owner = self._owner
         with self._tracker.counting_as("optimizer"):
+            if self._optimizer is None:
+                self._optimizer = self._make()
             self._optimizer.step()
 
 
 class Each:
-    """Optimizers that go from parameter to parameter: one for each, so that it is known whose allocations they are."""
+    """An optimizer that goes from parameter to parameter, one for each layer, so that it is known whose allocations are
+    whose. What it still holds of a parameter while it works on the next is small where a layer ends: a norm's."""
 
     def __init__(self, optimizers: list[RealOptimizer]) -> None:
         self._optimizers = optimizers
@@ -92,19 +100,25 @@ def build_optimizer(request: Request, model: nn.Module, tracker: Tracker, owners
     wanted = request.training.optimizer_dtype
     if wanted is not None and kind == "adamw_foreach" and any(item.dtype != DTYPES[wanted] for item in trained):
         return StateOptimizer(request, trained, owners, tracker)  # states of another dtype are not torch's own AdamW
-    match kind:
-        case "adamw_foreach":
-            return RealOptimizer(torch.optim.AdamW(trained, foreach=True), tracker)
-        case "sgd":
-            return RealOptimizer(torch.optim.SGD(trained, lr=1e-3, foreach=True), tracker)
-        case "sgd_momentum":
-            return RealOptimizer(torch.optim.SGD(trained, lr=1e-3, momentum=0.9, foreach=True), tracker)
-        case "adafactor":
-            return Each([RealOptimizer(_make_adafactor(item), tracker, owners[id(item)]) for item in trained])
-        case _:
-            return StateOptimizer(request, trained, owners, tracker)
+    if kind == "adafactor":
+        layers: dict[int, list[nn.Parameter]] = {}
+        for item in trained:
+            layers.setdefault(owners[id(item)], []).append(item)
+        return Each([RealOptimizer(partial(_make_adafactor, layers[owner]), tracker, owner) for owner in layers])
+    if kind in _REAL:
+        return RealOptimizer(partial(_REAL[kind], trained), tracker)
+    return StateOptimizer(request, trained, owners, tracker)
 
 
-def _make_adafactor(parameter: nn.Parameter) -> Adafactor:
+_REAL: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "adamw_foreach": partial(torch.optim.AdamW, foreach=True),
+    "sgd": partial(torch.optim.SGD, lr=1e-3, foreach=True),
+    "sgd_momentum": partial(torch.optim.SGD, lr=1e-3, momentum=0.9, foreach=True),
+    "adagrad": partial(torch.optim.Adagrad, foreach=True),
+    "rmsprop": partial(torch.optim.RMSprop, foreach=True),
+}
+
+
+def _make_adafactor(parameters: list[nn.Parameter]) -> Adafactor:
     """As transformers' Trainer makes it."""
-    return Adafactor([parameter], lr=1e-3, scale_parameter=False, relative_step=False)
+    return Adafactor(parameters, lr=1e-3, scale_parameter=False, relative_step=False)

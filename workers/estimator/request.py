@@ -46,7 +46,10 @@ class _Strict(BaseModel):
 
 
 class Lora(_Strict):
-    """PEFT's LoraConfig; `target_modules` null is PEFT's own choice for the architecture."""
+    """PEFT's LoraConfig; `target_modules` null is PEFT's own choice for the architecture.
+
+    `use_lora_fa`: the first of an adapter's two matrices stays frozen, as PEFT's create_lorafa_optimizer leaves it.
+    """
 
     r: int = Field(default=16, ge=1, le=4096)
     alpha: float = Field(default=32, gt=0)
@@ -54,6 +57,8 @@ class Lora(_Strict):
     target_modules: list[str] | str | None = None
     use_dora: bool = False
     use_rslora: bool = False
+    use_lora_fa: bool = False
+    modules_to_save: list[str] | None = None
     adapter_dtype: DtypeName = "float32"
     bias: Literal["none", "all", "lora_only"] = "none"
 

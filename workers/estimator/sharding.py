@@ -1,19 +1,14 @@
-"""What several devices change in the recording of one: DDP adds buckets, FSDP spreads what has parameters behind it.
-
-FSDP is full sharding, a unit a layer: a layer is gathered for its forward and again for its backward, while its
-successor is fetched already; gradients are whole for as long as their layer's backward runs.
-"""
-
-from collections import defaultdict
+"""What several devices change in the recording of one: DDP adds buckets; FSDP is in fully_sharded.py."""
 
 from workers.estimator.depth import Recording
+from workers.estimator.fully_sharded import spread
 from workers.estimator.request import Devices
 from workers.estimator.tracker import Born
 
-_SHARDED = frozenset({"base_weights", "quantization_constants", "adapters", "gradients", "optimizer"})
-_STARTS = frozenset({"step", "evaluation"})
-"""Sections in which the root's own parameters are gathered."""
-_STORED = frozenset({"base_weights", "quantization_constants", "adapters"})
+FIRST_BUCKET_BYTES, BUCKET_BYTES = 2**20, 25 * 2**20
+"""Where DDP closes its first bucket and the others (torch 2.13, DistributedDataParallel's bucket_cap_mb)."""
+BROADCAST_BYTES = 250 * 2**20
+"""The same for what the first device sends to the others at the start (broadcast_bucket_size, same file)."""
 
 
 def shard(recording: Recording, devices: Devices) -> Recording:
@@ -21,74 +16,66 @@ def shard(recording: Recording, devices: Devices) -> Recording:
     if devices.sharding == "ddp":
         return _add_buckets(recording)
     if devices.sharding == "fsdp":
-        return _spread(recording, devices.count)
+        return spread(recording, devices.count)
     return recording
 
 
 def _add_buckets(recording: Recording) -> Recording:
-    """DDP copies gradients into buckets of as many bytes, made once (torch, Reducer, gradient_as_bucket_view off)."""
-    start = next(index for index, (_, (name, _)) in enumerate(recording.marks) if name == "step")
-    place = recording.marks[start][0]
-    births = list(recording.births)
-    sizes: dict[tuple[int, int], int] = defaultdict(int)
-    steps = [position for position, (name, _) in recording.marks if name == "step"]
-    for event in recording.events[place : steps[1]]:
-        if event >= 0 and births[event].kind == "gradients":
-            sizes[births[event].owner, 0] += births[event].size_bytes
-    added = [Born(size, "gradients", owner) for (owner, _), size in sizes.items()]
-    numbers = list(range(len(births), len(births) + len(added)))
-    marks = [(at + len(added) * (index >= start), label) for index, (at, label) in enumerate(recording.marks)]
-    events = recording.events[:place] + numbers + recording.events[place:]
-    return Recording(events, births + added, marks, recording.flops)
+    """DDP as torch makes it: beside the gradients as many bytes of buckets, because gradient_as_bucket_view is off.
+
+    The first step has one bucket for everything that is trained. When the order is known in which gradients come,
+    before the second forward, it is given back for buckets of a bounded size (Reducer::rebuild_buckets).
+    """
+    first, second = (start for start, (name, _) in recording.marks if name == "step")
+    births, events = list(recording.births), recording.events
+    sent = _broadcast(births, events[:first])
+    sizes = [births[event].size_bytes for event in events[first:second] if event >= 0 and _is_gradient(births[event])]
+    once = [len(births)]
+    births.append(Born(sum(sizes), "gradients", -1))
+    buckets = [sum(bucket) for bucket in _fill_buckets(sizes, FIRST_BUCKET_BYTES, BUCKET_BYTES)]
+    rebuilt = list(range(len(births), len(births) + len(buckets)))
+    births += [Born(size, "gradients", -1) for size in buckets]
+    return _insert(recording, births, {first: sent + once, second: [~once[0], *rebuilt]})
 
 
-def _spread(recording: Recording, count: int) -> Recording:
-    """Divide what is sharded; add the whole layer, and its neighbour's, in the sections that work with it."""
-    births = [
-        born._replace(size_bytes=-(-born.size_bytes // count)) if born.kind in _SHARDED else born
-        for born in recording.births
-    ]
-    whole, gradients = _measure_layers(recording)
+def _broadcast(births: list[Born], loaded: list[int]) -> list[int]:
+    """Events of sending the model: tensors are copied together for it, but one that fills a bucket alone is not; two
+    copies exist at a time (broadcast_coalesced, torch/csrc/distributed/c10d/comm.cpp)."""
+    gone = {~event for event in loaded if event < 0}
+    sizes = [births[event].size_bytes for event in loaded if event >= 0 and event not in gone]
+    copies = [sum(bucket) for bucket in _fill_buckets(sizes, BROADCAST_BYTES, BROADCAST_BYTES) if len(bucket) > 1]
+    numbers = list(range(len(births), len(births) + len(copies)))
+    births += [Born(size, "base_weights", -1) for size in copies]
     events: list[int] = []
-    marks: list[tuple[int, tuple[str, int]]] = []
-    held: list[int] = []
+    for before, number in zip([None, *numbers], numbers, strict=False):
+        events += [number] if before is None else [number, ~before]
+    return events + [~number for number in numbers[-1:]]
+
+
+def _is_gradient(born: Born) -> bool:
+    return born.kind == "gradients"
+
+
+def _fill_buckets(sizes: list[int], first_bytes: int, other_bytes: int) -> list[list[int]]:
+    """Sizes of what is in each bucket: one is closed by the tensor that reaches its bound."""
+    buckets: list[list[int]] = [[]]
+    bound = first_bytes
+    for size in sizes:
+        buckets[-1].append(size)
+        if sum(buckets[-1]) >= bound:
+            buckets.append([])
+            bound = other_bytes
+    return [bucket for bucket in buckets if bucket]
+
+
+def _insert(recording: Recording, births: list[Born], insertions: dict[int, list[int]]) -> Recording:
+    """The recording with more events at the beginning of some sections."""
+    events: list[int] = []
+    marks = []
     ends = [start for start, _ in recording.marks[1:]] + [len(recording.events)]
     for (start, label), end in zip(recording.marks, ends, strict=True):
-        name, layer = label
         marks.append((len(events), label))
-        passing: list[int] = []
-        if name in {"forward", "backward"}:
-            while len(held) > 1:
-                events.append(~held.pop(0))
-            held.append(_give_birth(births, events, Born(whole[layer], "base_weights", layer)))
-            if name == "backward" and gradients[layer]:
-                passing.append(_give_birth(births, events, Born(gradients[layer], "gradients", layer)))
-        elif name in {"clip", *_STARTS}:
-            events.extend(~number for number in held)
-            held = []
-            if name in _STARTS:
-                held.append(_give_birth(births, events, Born(whole[-1], "base_weights", -1)))
-        events.extend(recording.events[start:end])
-        events.extend(~number for number in passing)
+        if label[0] == "step":
+            events += insertions[start]
+        events += recording.events[start:end]
     return Recording(events, births, marks, recording.flops)
-
-
-def _give_birth(births: list[Born], events: list[int], born: Born) -> int:
-    births.append(born)
-    events.append(len(births) - 1)
-    return len(births) - 1
-
-
-def _measure_layers(recording: Recording) -> tuple[dict[int, int], dict[int, int]]:
-    """Bytes of each layer's parameters and of its gradients in one step; -1 is what is in no layer."""
-    whole: dict[int, int] = defaultdict(int)
-    gradients: dict[int, int] = defaultdict(int)
-    second = [position for position, (name, _) in recording.marks if name == "step"][1]
-    for event in recording.events[:second]:
-        if event >= 0:
-            born = recording.births[event]
-            if born.kind in _STORED:
-                whole[born.owner] += born.size_bytes
-            elif born.kind == "gradients":
-                gradients[born.owner] += born.size_bytes
-    return whole, gradients

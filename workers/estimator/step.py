@@ -14,7 +14,7 @@ from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional
 
 from workers.estimator import attention, cpu, losses
-from workers.estimator.build import DTYPES, find_layers
+from workers.estimator.build import DTYPES, find_layers, is_saved_module
 from workers.estimator.forward import evaluate_once, forward
 from workers.estimator.optimizers import Steps, build_optimizer
 from workers.estimator.precision import Precision, emulated_autocast
@@ -167,7 +167,7 @@ def _load_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int], *
     """
     tracker.enter("model")
     for name, module in model.named_modules():
-        adapters = "lora_" in name
+        adapters = "lora_" in name or is_saved_module(name + ".")
         with tracker.counting_as("adapters" if adapters else "base_weights"):
             sources = _load_sources(module, tracker, owners)
             for parameter in module.parameters(recurse=False):
@@ -177,7 +177,7 @@ def _load_storages(model: nn.Module, tracker: Tracker, owners: dict[int, int], *
                     tracker.parameters[owner] = (trained + count * parameter.requires_grad, total + count)
             for part, buffer in module.named_buffers(recurse=False):
                 kind = "quantization_constants" if part.startswith("quantization_constant_") else None
-                tracker.add(buffer, kind=kind, owner=owners[id(buffer)])
+                tracker.add(buffer, kind=kind, owner=owners[id(buffer)], rows=0)
             del sources
 
 
@@ -190,7 +190,7 @@ def _load_sources(module: nn.Module, tracker: Tracker, owners: dict[int, int]) -
     if isinstance(module, PackedLinear4bit):
         sources.append(torch.empty(-(-weight.numel() // BLOCK), dtype=torch.float32, device="meta"))
     for source in sources:
-        tracker.add(source, owner=owners[id(module.weight)])
+        tracker.add(source, owner=owners[id(module.weight)], rows=0)
     return sources
 
 

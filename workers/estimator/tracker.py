@@ -22,16 +22,27 @@ Label = tuple[str, int]
 
 
 class Born(NamedTuple):
-    """An allocation. `owner` is the layer that it belongs to, or -1; sizes are as asked for, not rounded."""
+    """An allocation. `owner` is the layer that it belongs to, or -1; sizes are as asked for, not rounded.
+
+    `rows` is the length of its first dimension, along which FSDP divides; 0 for what each device has whole. `stream`
+    0 is the one that computes.
+    """
 
     size_bytes: int
     kind: str
     owner: int
+    rows: int = 0
+    stream: int = 0
 
 
 _replay = Replay()
 
 _active: ContextVar["Tracker | None"] = ContextVar("active_tracker", default=None)
+
+
+def count_rows(tensor: torch.Tensor) -> int:
+    """The length of the first dimension; a scalar has none."""
+    return tensor.shape[0] if tensor.dim() else 0
 
 
 def count_flops(amount: int) -> None:
@@ -88,7 +99,9 @@ class Tracker(TorchDispatchMode):
         finally:
             self.kind = before
 
-    def add(self, tensor: torch.Tensor, *, kind: str | None = None, owner: int | None = None) -> bool:
+    def add(
+        self, tensor: torch.Tensor, *, kind: str | None = None, owner: int | None = None, rows: int | None = None
+    ) -> bool:
         """Count the storage of a tensor on the meta device; False when it is counted already."""
         if tensor.device.type != "meta":
             return False
@@ -98,7 +111,12 @@ class Tracker(TorchDispatchMode):
             return False
         number = len(self.births)
         self.births.append(
-            Born(storage.nbytes(), self.kind if kind is None else kind, self.owner if owner is None else owner)
+            Born(
+                storage.nbytes(),
+                self.kind if kind is None else kind,
+                self.owner if owner is None else owner,
+                count_rows(tensor) if rows is None else rows,
+            )
         )
         self.events.append(number)
         self._numbers[key] = number
@@ -109,7 +127,7 @@ class Tracker(TorchDispatchMode):
         """Say what a storage turned out to be: a gradient is made like any other tensor."""
         number = self._numbers.get(tensor.untyped_storage()._cdata)
         if number is not None:
-            self.births[number] = self.births[number]._replace(kind=kind, owner=owner)
+            self.births[number] = self.births[number]._replace(kind=kind, owner=owner, rows=count_rows(tensor))
 
     def count_flops(self, amount: int) -> None:
         self.flops[self.section] = self.flops.get(self.section, 0) + amount
@@ -153,7 +171,7 @@ class Tracker(TorchDispatchMode):
                 self.add(item, owner=self._owner_of(source))
         elif many and isinstance(result, torch.Tensor):
             number = len(self.births)
-            self.add(result, owner=-1)
+            self.add(result, owner=-1, rows=0)
             share = result.untyped_storage().nbytes() // len(first)
             self.collective[number] = Counter({})
             for source in first:
