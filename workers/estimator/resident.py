@@ -30,11 +30,13 @@ class Peaks(NamedTuple):
 
 
 def find_peaks(recording: Recording, request: Request, config: PreTrainedConfig, *, frozen_parameters: int) -> Peaks:
-    """Of the last recorded step, which has everything that a step may find: gradients and the optimizer's states."""
-    start = max(place for place, (name, _) in recording.marks if name == "step")
-    standing = _count_alive(recording, start)
-    allocated, parts = _find_most(recording, start, standing)
-    held = max(allocated, standing.total() + simulate_resident(recording, start=start))
+    """Of the last recorded step, which has everything that a step may find: gradients, the optimizer's states, and the
+    holes of the step before."""
+    steps = [place for place, (name, _) in recording.marks if name == "step"]
+    standing = _count_alive(recording, steps[-1])
+    allocated, parts = _find_most(recording, steps[-1], standing)
+    before = _count_alive(recording, steps[0]).total()
+    held = max(allocated, before + simulate_resident(recording, start=steps[0]))
     loading = _loading_bytes(request, config, standing, frozen_parameters)
     parts["allocator"] = held - allocated
     parts["loading"] = max(0, loading - held)
