@@ -1,7 +1,8 @@
 """The peak of a training process on a CPU: its resident set, as workers/memory.py reports it there.
 
 It is the larger of two peaks. Loading: the mapped file, all of it read, beside the weights that are made of it.
-Training: what is alive when a step begins, and what malloc holds for the step (heap.py). Both beside the libraries.
+Training: what is alive before the first step, and what malloc holds for two steps, one after the other (heap.py). Both
+beside the libraries.
 """
 
 from collections import Counter
