@@ -15,17 +15,19 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 import stamina.instrumentation
 from pydantic import BaseModel
 
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.previews import PreviewSpec
-from orchestrator.domain.protocol import AttemptSpec, Phase, ValidationSpec
+from orchestrator.domain.protocol import AttemptSpec, Failed, Peak, Phase, ValidationSpec
 from workers.context import Context, LocalContext, RemoteContext, end_process_group, write_all
-from workers.failures import classify
+from workers.failures import MAX_DETAIL_CHARACTERS, classify
 from workers.transfers import download_file, new_client
 
 logger = logging.getLogger("workers")
@@ -86,15 +88,20 @@ def train(path: Path, *, started_at: float) -> int:
     """Run the recipe of the spec's method, within its memory; its outcome, or the failure, is the last report."""
     spec = AttemptSpec.model_validate_json(path.read_bytes())
     context = _open_context(spec)
+    last_word = threading.Lock()  # whoever reports how it ended takes it, and keeps it
     context.report(Phase(phase="starting"))
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if spec.model.kind == "hub" else "1")
     try:
         recipe = importlib.import_module(RECIPES[spec.plan.method])
-        importlib.import_module("workers.memory").set_fence(spec.device)
+        importlib.import_module("workers.memory").set_fence(
+            spec.device, lambda peak: end_beyond_fence(spec, context, peak, last_word)
+        )
         outcome = recipe.run(spec, context, started_at=started_at)
     except Exception as error:
+        last_word.acquire()
         report_failure(spec, context, error)
         return 1
+    last_word.acquire()
     context.report(outcome)
     return 0
 
@@ -104,7 +111,7 @@ def report_failure(spec: AttemptSpec, context: Context, error: Exception) -> Non
     failed = classify(error, is_memory_short=_is_memory_short)
     if failed.failure is FailureKind.OUT_OF_MEMORY:
         memory = importlib.import_module("workers.memory")
-        memory.lift_fence(spec.device)
+        memory.lift_backstop(spec.device)
         peak = memory.read_peak(spec.device)
         context.report(peak)
         failed = failed.model_copy(update={"message": memory.explain_shortage(spec.device, peak, failed.detail)})
@@ -113,8 +120,22 @@ def report_failure(spec: AttemptSpec, context: Context, error: Exception) -> Non
 
 
 def _is_memory_short() -> bool:
-    near: bool = importlib.import_module("workers.memory").is_fence_near()
+    near: bool = importlib.import_module("workers.memory").is_backstop_near()
     return near
+
+
+def end_beyond_fence(spec: AttemptSpec, context: Context, peak: Peak, last_word: threading.Lock) -> NoReturn:
+    """End a process that took more memory than it may, from whatever it is doing, as one that was refused some."""
+    last_word.acquire()
+    context.report(peak)
+    message = importlib.import_module("workers.memory").explain_shortage(spec.device, peak, "")
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    detail = "".join(traceback.format_stack(frame))[-MAX_DETAIL_CHARACTERS:]
+    failed = Failed(failure=FailureKind.OUT_OF_MEMORY, message=message, detail=detail)
+    logger.error("the training failed: %s, here:\n%s", failed.failure, detail)
+    context.report(failed)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def validate(path: Path) -> int:

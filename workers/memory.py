@@ -1,7 +1,11 @@
 """How much memory may the attempt use, and how much did it use? CUDA parts are a few lines, apart from the rest."""
 
+import os
 import re
 import resource
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,12 +13,19 @@ import torch
 from orchestrator.domain.protocol import DeviceGrant, Peak
 
 MIB = 2**20
-CPU_FENCE_BYTES = 128 * MIB
-"""How far a process on a CPU may go beyond its reservation, for what is counted but never touched. Measured against the
-resident set at the peak: 5 MiB more of it than when the fence was set, in bfloat16, none in NF4 (SmolLM2-135M, LoRA,
-[4, 512] tokens, peaks of 2.4 GiB, on 25 November 2026); the rest is for libraries that are opened late."""
+FENCE_BYTES = 128 * MIB
+"""How far a process on a CPU may go beyond its reservation before it is ended: malloc's heap is never quite the same
+twice, and between two looks it grows on."""
+LOOK_SECONDS = 0.05
+"""Between two looks at the peak, which take 8 microseconds each. A page of 4 KiB is handed out in 3 microseconds (first
+writes to 64 MiB, busy machine, 25 November 2026), so a process gets some 65 MiB a core further before it is ended."""
+STATUS_BYTES = 4096
+"""More than proc(5)'s status file has."""
+BACKSTOP_FACTOR = 2
+"""RLIMIT_DATA counts private address space, touched or not, as much again as what is resident: a process may have twice
+what its reservation leaves it. It stops whoever asks for more than that at once."""
 NEAR_BYTES = 64 * MIB
-"""Half of the headroom: whoever is refused this close to the fence wanted memory."""
+"""Half of the headroom: whoever is refused this close to the limit wanted memory."""
 STACKS_PER_CORE = 2
 """Stacks are counted in full when a thread starts: OpenMP's and the backward pass's, and some of our own."""
 SPARE_STACKS = 4
@@ -23,39 +34,62 @@ _ASKED = re.compile(r"tried to allocate ([\d.]+) ?([KMG]i?B|bytes)", re.IGNORECA
 _UNITS = {"b": 1, "k": 2**10, "m": MIB, "g": 2**30}
 
 
-def set_fence(grant: DeviceGrant) -> None:
-    """Refuse allocations beyond the reserved share: out of memory here instead of in a neighbour. For a whole process.
+def set_fence(grant: DeviceGrant, on_passed: Callable[[Peak], None]) -> None:
+    """Keep a whole process within the reserved share: out of memory here instead of in a neighbour.
 
-    On CUDA the allocator keeps it. On a CPU the kernel does, by RLIMIT_DATA: private memory that can be written,
-    whether or not it was touched (setrlimit(2), Linux 4.7 and later). What a process has of that before it trains, a
-    GiB of libraries that nobody touches, is no part of what is reserved: the limit is set by how much more may come.
+    On CUDA the allocator refuses more. On a CPU a thread looks at the peak of the resident set and calls `on_passed`,
+    which must end the process, when it is beyond the fence, however short that was; behind it stands `set_backstop`.
     """
     if grant.kind == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(1.0, grant.reserved_bytes / grant.device_bytes), 0)
         return
-    room = max(0, grant.reserved_bytes - _status_bytes("VmRSS")) + fence_headroom_bytes()
+    set_backstop(grant)
+    threading.Thread(target=_watch, args=(grant, on_passed), name="fence", daemon=True).start()
+
+
+def _watch(grant: DeviceGrant, on_passed: Callable[[Peak], None]) -> None:
+    with open("/proc/self/status", "rb", buffering=0) as status:
+        while _find_peak_bytes(os.pread(status.fileno(), STATUS_BYTES, 0)) <= grant.reserved_bytes + FENCE_BYTES:
+            time.sleep(LOOK_SECONDS)
+    on_passed(read_peak(grant))
+
+
+def _find_peak_bytes(status: bytes) -> int:
+    """VmHWM without splitting lines: it is asked for twenty times a second."""
+    start = status.index(b"VmHWM:") + len(b"VmHWM:")
+    return int(status[start : status.index(b"kB", start)]) * 1024
+
+
+def set_backstop(grant: DeviceGrant) -> None:
+    """Let the kernel refuse what goes far beyond the reservation on a CPU, by RLIMIT_DATA: private memory that can be
+    written, whether or not it was touched (setrlimit(2), Linux 4.7 and later).
+
+    What a process has of that before it trains, a GiB of libraries that nobody touches, is no part of what is
+    reserved: the limit is set by how much more may come.
+    """
+    room = BACKSTOP_FACTOR * max(0, grant.reserved_bytes - _status_bytes("VmRSS")) + headroom_bytes()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = _status_bytes("VmData") + room
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def lift_fence(grant: DeviceGrant) -> None:
+def lift_backstop(grant: DeviceGrant) -> None:
     """Let a process that failed say so, which takes some memory too."""
     if grant.kind == "cpu":
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
-def is_fence_near() -> bool:
-    """Whether a process on a CPU has used up most of what its fence leaves beyond the reservation: if something was
-    refused, that is why."""
+def is_backstop_near() -> bool:
+    """Whether a process on a CPU has used up most of what its backstop leaves: if something was refused, that is
+    why."""
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     return limit != resource.RLIM_INFINITY and limit - _status_bytes("VmData") < max(2 * _stack_bytes(), NEAR_BYTES)
 
 
-def fence_headroom_bytes() -> int:
-    """What a process on a CPU may have beyond its reservation before it is refused more."""
-    return CPU_FENCE_BYTES + (STACKS_PER_CORE * torch.get_num_threads() + SPARE_STACKS) * _stack_bytes()
+def headroom_bytes() -> int:
+    """Address space that every process gets beyond what its reservation is good for: its fence's, and stacks."""
+    return FENCE_BYTES + (STACKS_PER_CORE * torch.get_num_threads() + SPARE_STACKS) * _stack_bytes()
 
 
 def _stack_bytes() -> int:

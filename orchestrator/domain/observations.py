@@ -18,7 +18,7 @@ from orchestrator.domain.pace import Pace
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.states import AttemptState
 
-ESTIMATORS: Mapping[Method, int] = {"closed_form": 1, "traced": 2}
+ESTIMATORS: Mapping[Method, int] = {"closed_form": 1, "traced": 3}
 """The version of each way to predict memory; they err in their own ways, so each learns from its own predictions. One
 made by other formulas says nothing of these: take a new number, of this method or of all, when formulas change."""
 SHORTEST_LENGTH = 64

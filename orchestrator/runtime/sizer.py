@@ -69,7 +69,7 @@ def _read(found: Found, plan: TrainingPlan, model: BaseModel, kind: DeviceKind) 
     if isinstance(found, NoAnswer):
         return _fall_back(plan, model, kind, found.reason)
     try:
-        return read_answer(found)
+        return read_answer(found, kind)
     except UntraceableError as error:
         return _fall_back(plan, model, kind, error.message)
 

@@ -94,12 +94,9 @@ def test_the_closed_form_answers_for_what_is_not_traced(sizer: TracedSizer, mode
 def test_only_kinds_that_the_pool_has_are_waited_for(sizer: TracedSizer) -> None:
     gauges = build_gauges(sizer, model_that(), learned={})
     found = measure_kinds(make_plan(), gauges, present={"cpu"})
-    assert {kind: estimate.reason for kind, estimate in found.items()} == {
-        "cpu": "memory on a CPU is reserved by formulas, which leave the fence its room",
-        "cuda": "not traced yet",
-    }
+    assert {kind: estimate.reason for kind, estimate in found.items()} == {"cpu": None, "cuda": "not traced yet"}
     found = measure_kinds(make_plan(), gauges, present=())
-    assert {kind: estimate.method for kind, estimate in found.items()} == {"cpu": "closed_form", "cuda": "traced"}
+    assert {kind: estimate.method for kind, estimate in found.items()} == {"cpu": "traced", "cuda": "traced"}
 
 
 def test_changes_are_found_and_compared_by_traces(sizer: TracedSizer) -> None:

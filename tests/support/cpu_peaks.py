@@ -38,10 +38,8 @@ def make_case(**changes: Any) -> TrainingPlan:
 
 
 def predict_peak_bytes(model: Path, plan: TrainingPlan) -> int:
-    """The tracer's figure for the whole process: asked as about a GPU, but for the device and its padding."""
-    question = build_question(plan, json.loads((model / "config.json").read_text()), "cuda")
-    question["devices"] = {"kind": "cpu", "count": 1, "sharding": "none"}
-    question["training"] |= {"max_seq_length": plan.max_seq_tokens, "padded": None}
+    """The tracer's figure for the whole process, asked as the control plane asks."""
+    question = build_question(plan, json.loads((model / "config.json").read_text()), "cpu")
     done = subprocess.run(
         [sys.executable, "-m", "workers.estimator"],
         cwd=ROOT,

@@ -83,9 +83,10 @@ def test_the_question_says_how_our_worker_trains() -> None:
     assert (training["evaluates"], training["method"]) == (True, "sft")
 
 
-def test_a_cpu_is_not_asked_about() -> None:
-    with pytest.raises(UntraceableError, match="reserved by formulas"):
-        build_question(make_plan(), CONFIG, "cpu")
+def test_a_cpu_is_asked_about_as_one_and_fills_up_no_rows() -> None:
+    question = build_question(make_plan(max_seq_tokens=250), CONFIG, "cpu")
+    assert question["devices"] == {"kind": "cpu", "count": 1, "sharding": "none"}
+    assert question["training"].items() >= {"max_seq_length": 250, "padded": None}.items()
 
 
 def test_what_cannot_be_asked_says_why() -> None:
@@ -104,10 +105,11 @@ GOOD = {
 
 
 def test_an_answer_is_three_peaks_and_what_is_reserved_has_a_margin() -> None:
-    found = read_answer(GOOD)
+    found = read_answer(GOOD, "cuda")
     assert (found.allocated_bytes, found.reserved_bytes, found.device_bytes) == (60, 80, 100)
     assert found.total_bytes == sum(found.breakdown.values()) == 103
     assert (found.method, found.reason, found.flops) == ("traced", None, 12)
+    assert read_answer(GOOD, "cpu").total_bytes == 112
 
 
 @pytest.mark.parametrize(
@@ -125,4 +127,4 @@ def test_an_answer_is_three_peaks_and_what_is_reserved_has_a_margin() -> None:
 )
 def test_an_answer_without_sense_is_refused(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(UntraceableError, match=says):
-        read_answer({**GOOD, **wrong})
+        read_answer({**GOOD, **wrong}, "cuda")

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.protocol import DeviceGrant
 from workers.failures import ModelError, UserError
+from workers.malloc import heap_kept_small
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +58,16 @@ def check_plan(plan: TrainingPlan, device: DeviceGrant) -> None:
 def load_base_model(folder: Path, plan: TrainingPlan, device: DeviceGrant) -> PreTrainedModel:
     """The base model on its device, frozen. Raises ModelError when the folder is not what it should be."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=compute_dtype(plan),
-            device_map={"": "cuda:0" if device.kind == "cuda" else "cpu"},
-            quantization_config=_quantization(plan),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
+        with heap_kept_small(device):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=compute_dtype(plan),
+                device_map={"": "cuda:0" if device.kind == "cuda" else "cpu"},
+                quantization_config=_quantization(plan),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"the base model cannot be loaded: {str(error)[:300]}") from error
     model.requires_grad_(requires_grad=False)

@@ -41,7 +41,9 @@ class Heap:
     """The main arena of a process. Addresses start at 0 and are 0 modulo 16, as chunks are."""
 
     def __init__(self) -> None:
-        self.mapped_bytes = self.touched_bytes = 0
+        self._mapped_bytes = self._resident_pages = 0
+        self._pages = bytearray()
+        """1 for each that is resident: it was written to, and not given back since."""
         self._top = 0
         self._free: list[tuple[int, int]] = []
         self._starts: dict[int, int] = {}
@@ -50,13 +52,13 @@ class Heap:
 
     @property
     def resident_bytes(self) -> int:
-        return self.mapped_bytes + self.touched_bytes
+        return self._mapped_bytes + PAGE_BYTES * self._resident_pages
 
     def allocate(self, size_bytes: int) -> Chunk:
         """A tensor's block."""
         if size_bytes >= MOST_MAPPED_FROM_BYTES:
             size = -(-(size_bytes + ALIGNMENT_BYTES + STEP_BYTES) // PAGE_BYTES) * PAGE_BYTES
-            self.mapped_bytes += size
+            self._mapped_bytes += size
             return Chunk(-1, size)
         need = _round(size_bytes)
         address, size = self._cut(_round(size_bytes + ALIGNMENT_BYTES + SMALLEST_CHUNK_BYTES))
@@ -68,6 +70,7 @@ class Heap:
         if size - need >= SMALLEST_CHUNK_BYTES:
             self._give(address + need, size - need)
             size = need
+        self._touch(address, size)
         return Chunk(address, size)
 
     def allocate_small(self, size_bytes: int) -> Chunk:
@@ -76,13 +79,21 @@ class Heap:
         cached = self._cached.get(need)
         if cached:
             return Chunk(cached.pop(), need)
-        return Chunk(*self._cut(need))
+        address, size = self._cut(need)
+        self._touch(address, size)
+        return Chunk(address, size)
 
     def release(self, chunk: Chunk) -> None:
         if chunk.address >= 0:
             self._give(chunk.address, chunk.size)
             return
-        self.mapped_bytes -= chunk.size
+        self._mapped_bytes -= chunk.size
+
+    def trim(self) -> None:
+        """Give back all whole pages that nothing uses, as malloc_trim(3) does."""
+        for address, size in self._starts.items():
+            self._drop(-(-(address + SMALLEST_CHUNK_BYTES) // PAGE_BYTES), (address + size) // PAGE_BYTES)
+        self._drop_top()
 
     def _cut(self, need: int) -> tuple[int, int]:
         """The smallest free chunk that is large enough, or the top."""
@@ -90,7 +101,6 @@ class Heap:
         if index == len(self._free):
             address = self._top
             self._top += need
-            self.touched_bytes = max(self.touched_bytes, self._top)
             return address, need
         size, address = self._free[index]
         self._take(address)
@@ -115,8 +125,28 @@ class Heap:
             self._put(address, size)
             return
         self._top = address
-        if self.touched_bytes - self._top > KEPT_AT_TOP_BYTES:
-            self.touched_bytes = self._top
+        if PAGE_BYTES * len(self._pages) - self._top > KEPT_AT_TOP_BYTES:
+            self._drop_top()
+
+    def _touch(self, address: int, size: int) -> None:
+        """Its user writes to it."""
+        start, end = address // PAGE_BYTES, -(-(address + size) // PAGE_BYTES)
+        self._pages.extend(bytes(max(0, end - len(self._pages))))
+        missing = self._pages.count(0, start, end)
+        if missing:
+            self._pages[start:end] = b"\1" * (end - start)
+            self._resident_pages += missing
+
+    def _drop(self, start: int, end: int) -> None:
+        """Pages from `start` to before `end`."""
+        if start < end:
+            self._resident_pages -= self._pages.count(1, start, end)
+            self._pages[start:end] = bytes(end - start)
+
+    def _drop_top(self) -> None:
+        start = -(-self._top // PAGE_BYTES)
+        self._drop(start, len(self._pages))
+        del self._pages[start:]
 
     def _put(self, address: int, size: int) -> None:
         insort(self._free, (size, address))
@@ -136,12 +166,17 @@ def _round(size_bytes: int) -> int:
 
 
 def simulate_resident(recording: Recording, *, start: int) -> int:
-    """The most bytes resident at any moment from event `start` on, beside what was alive before."""
+    """The most bytes resident at any moment from event `start` on, beside what was alive before.
+
+    The worker trims its heap when the layers' forward passes are over (`workers.malloc`).
+    """
     heap, most = Heap(), 0
     chunks: dict[int, tuple[Chunk, list[Chunk]]] = {}
     events = recording.events[start:]
-    kept = _find_kept(events)
-    for event in events:
+    kept, trims = _find_kept(events), _find_trims(recording, start)
+    for place, event in enumerate(events):
+        if place in trims:
+            heap.trim()
         if event >= 0:
             objects = [heap.allocate_small(size) for size in SMALL_OBJECTS] if event in kept else []
             chunks[event] = heap.allocate(recording.births[event].size_bytes), objects
@@ -151,6 +186,11 @@ def simulate_resident(recording: Recording, *, start: int) -> int:
             for chunk in (tensor, *objects):
                 heap.release(chunk)
     return most
+
+
+def _find_trims(recording: Recording, start: int) -> set[int]:
+    """Places after `start` where a head's forward pass begins."""
+    return {at - start for at, (name, _) in recording.marks if name == "head" and at >= start}
 
 
 def _find_kept(events: list[int]) -> set[int]:

@@ -1,7 +1,8 @@
 """The peak of a training process on a CPU: its resident set, as workers/memory.py reports it there.
 
 It is the larger of two peaks. Loading: the mapped file, all of it read, beside the weights that are made of it.
-Training: what is alive when a step begins, and what malloc holds for the step (heap.py). Both beside the libraries.
+Training: what is alive before the first step, and what malloc holds for two steps, one after the other (heap.py). Both
+beside the libraries.
 """
 
 from collections import Counter
@@ -30,11 +31,13 @@ class Peaks(NamedTuple):
 
 
 def find_peaks(recording: Recording, request: Request, config: PreTrainedConfig, *, frozen_parameters: int) -> Peaks:
-    """Of the last recorded step, which has everything that a step may find: gradients and the optimizer's states."""
-    start = max(place for place, (name, _) in recording.marks if name == "step")
-    standing = _count_alive(recording, start)
-    allocated, parts = _find_most(recording, start, standing)
-    held = max(allocated, standing.total() + simulate_resident(recording, start=start))
+    """Of the last recorded step, which has everything that a step may find: gradients, the optimizer's states, and the
+    holes of the step before."""
+    steps = [place for place, (name, _) in recording.marks if name == "step"]
+    standing = _count_alive(recording, steps[-1])
+    allocated, parts = _find_most(recording, steps[-1], standing)
+    before = _count_alive(recording, steps[0]).total()
+    held = max(allocated, before + simulate_resident(recording, start=steps[0]))
     loading = _loading_bytes(request, config, standing, frozen_parameters)
     parts["allocator"] = held - allocated
     parts["loading"] = max(0, loading - held)

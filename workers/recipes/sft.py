@@ -37,6 +37,7 @@ from workers.builders.optimizer import optimizer_arguments
 from workers.checkpoints import Restored, fetch_checkpoint, save_adapter
 from workers.context import Context, raise_if_stopped
 from workers.failures import StopRequested
+from workers.malloc import trim_after_layers
 from workers.models import resolve_model
 from workers.recipes.probe import WorstBatchProbe
 from workers.recipes.saving import CheckpointSaver
@@ -163,6 +164,7 @@ def build_model(spec: AttemptSpec, context: Context, inputs: Inputs) -> PeftMode
         load_adapter_weights(model, inputs.parent_weights, name=spec.parent.name)
     if spec.plan.lora_init in MUTATING_INITS:
         save_adapter(model, _initial_folder(spec))
+    trim_after_layers(model, spec.device)
     return model
 
 
