@@ -4,10 +4,11 @@ Variables begin with TUNEPOOL_; one that is not known is refused, so that a typi
 """
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orchestrator.domain.errors import InvalidRequestError
@@ -102,6 +103,9 @@ class Settings(BaseSettings):
     """Let teams take back what they were guaranteed, and higher classes go before lower ones, by stopping jobs."""
     borrower_fairness: bool = False
     """Let a team that borrows less stop jobs of one that borrows more."""
+    turns_hours: tuple[float, ...] = ()
+    """Levels of what a job has had, in device-hours, such as [1, 8]: among teams that borrow, jobs below a level go before
+    those above it and may take their place. Empty for no turns."""
     pin_after_seconds: int = Field(default=600, ge=1)
     """A job that has waited this long pins the device that it will get."""
     least_run_seconds: int = Field(default=600, ge=0)
@@ -119,6 +123,13 @@ class Settings(BaseSettings):
     """An attempt that has not reported by then is lost, and its job tried again."""
     retention_days: int = Field(default=90, ge=1)
     """Logs, metrics and the last checkpoint of an ended job go after this; the job, its bill and its adapter stay."""
+
+    @field_validator("turns_hours")
+    @classmethod
+    def _turns_ascend(cls, hours: tuple[float, ...]) -> tuple[float, ...]:
+        if any(low >= high for low, high in pairwise((0.0, *hours))):
+            raise ValueError("levels are hours above 0, each higher than the one before")
+        return hours
 
     @model_validator(mode="after")
     def _production_is_safe(self) -> "Settings":

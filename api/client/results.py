@@ -264,7 +264,21 @@ class Node(Result):
     drain_requested_at: int | None
 
 
+class PoolRules(Result):
+    """`turns_hours` are device-hours after which a job that borrows has had its turn, empty without turns."""
+
+    placement: str
+    preemption: bool
+    borrower_fairness: bool
+    turns_hours: tuple[float, ...]
+    pin_after_seconds: int
+    least_run_seconds: int
+
+
 class Pool(Result):
+    """`rules` is None from a server that does not tell them."""
+
+    rules: PoolRules | None = None
     devices: tuple[Device, ...]
     nodes: tuple[Node, ...] = ()
 

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from api.schemas.wire import Asked, Identified, Wire, find_unix, unix, usd
 from orchestrator.domain.pool import DeviceUse, Node, Price
+from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.services.pool import DeviceView
 
 
@@ -88,8 +89,33 @@ class NodeOut(Wire):
         )
 
 
+class RulesOut(Wire):
+    """What the scheduler's settings say of who goes first and who makes room."""
+
+    placement: str
+    preemption: bool
+    """Whether jobs may be stopped for others at all."""
+    borrower_fairness: bool
+    turns_hours: list[float]
+    """Device-hours after which a job that borrows has had its turn; empty without turns."""
+    pin_after_seconds: int
+    least_run_seconds: int
+
+    @classmethod
+    def of(cls, rules: Rules) -> "RulesOut":
+        return cls(
+            placement=rules.placement,
+            preemption=rules.preemption,
+            borrower_fairness=rules.borrower_fairness,
+            turns_hours=list(rules.turns_hours),
+            pin_after_seconds=round(rules.pin_after_seconds),
+            least_run_seconds=round(rules.least_run_seconds),
+        )
+
+
 class PoolOut(Wire):
     object: Literal["pool"]
+    rules: RulesOut
     devices: list[DeviceOut]
     nodes: list[NodeOut]
     """Those that are cordoned or drained."""

@@ -1,11 +1,12 @@
 """The pool: devices, what holds them, and the price book."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.domain.errors import InvalidRequestError, NotFoundError
 from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.pool import Device, DeviceUse, Node, Price
+from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.teams import Caller
 from orchestrator.services.teams import require_admin
 from orchestrator.store import audit, devices, nodes, prices
@@ -55,7 +56,10 @@ class NodeWish(StrEnum):
 
 @dataclass(frozen=True)
 class Pool:
+    """`rules` are those that the scheduler decides by."""
+
     store: Store
+    rules: Rules = field(default_factory=Rules)
 
     def list(self, caller: Caller) -> tuple[DeviceView, ...]:
         """Every device. Whose a use is, the API shows to the owner and to admins only."""

@@ -3,7 +3,7 @@
 The ledger's dates are of UTC. Nothing here is stored: every figure is a sum over entries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -76,6 +76,23 @@ def list_lines(
     if after is not None:
         query = query.where(tuple_(*place) > after)
     return [_line(row) for row in tx.rows(_within(query, team_id, period).order_by(*place).limit(limit))]
+
+
+def list_device_seconds(tx: ReadTx, job_ids: Collection[str]) -> dict[str, dict[str, float]]:
+    """What the ended attempts of these jobs ran, billed or not, in seconds of whole devices by type. A job without
+    entries is absent."""
+    if not job_ids:
+        return {}
+    shares = [_ENTRIES.rate_reserved_bytes, _ENTRIES.rate_device_bytes]
+    keys = [_ENTRIES.job_id, _ENTRIES.device_type, *shares]
+    query = select(*keys, func.sum(_microseconds(tx)).label("microseconds"))
+    found: dict[str, dict[str, float]] = {}
+    for row in tx.rows(query.where(_ENTRIES.job_id.in_(sorted(job_ids))).group_by(*keys)):
+        share = row["rate_reserved_bytes"] / row["rate_device_bytes"]
+        by_type = found.setdefault(row["job_id"], {})
+        seconds = int(row["microseconds"]) / 1e6 * share
+        by_type[row["device_type"]] = by_type.get(row["device_type"], 0.0) + seconds
+    return found
 
 
 def _within(query: Select[Any], team_id: str | None, period: Period) -> Select[Any]:
