@@ -104,12 +104,20 @@ class Settings(BaseSettings):
     borrower_fairness: bool = False
     """Let a team that borrows less stop jobs of one that borrows more."""
     turns_hours: tuple[float, ...] = ()
-    """Levels of what a job has had, in device-hours, such as [1, 8]: among teams that borrow, jobs below a level go before
-    those above it and may take their place. Empty for no turns."""
+    """Levels of what a job has had, in device-hours, such as [1, 8]: among teams that borrow, jobs below a level go
+    before those above it and may take their place. Empty for no turns."""
     pin_after_seconds: int = Field(default=600, ge=1)
     """A job that has waited this long pins the device that it will get."""
     least_run_seconds: int = Field(default=600, ge=0)
     """No job is stopped for another one in the first seconds of its run."""
+
+    autoscale: bool = False
+    """Tell the cluster's autoscaler which whole devices waiting jobs lack (Ray's request_resources)."""
+    autoscale_device_types: tuple[str, ...] = ()
+    """Device types that the cluster can add; empty for any that the pool ever had."""
+    idle_drain_minutes: float = Field(default=0, ge=0)
+    """A node on which nothing has run for so long takes nothing new until a job needs it, so that it can be taken away;
+    0 for never."""
 
     leader_lease_seconds: int = Field(default=15, ge=2, le=300)
     """After a scheduler died, another one goes on at the latest then."""

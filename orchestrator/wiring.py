@@ -23,6 +23,7 @@ from orchestrator.runtime.launcher import Launcher
 from orchestrator.runtime.sizer import TracedSizer
 from orchestrator.runtime.tracer import Tracer, TracerLimits
 from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings
+from orchestrator.scheduler.elastic import ElasticTerms
 from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.validate import PARALLEL_VALIDATIONS
 from orchestrator.services.accuracy import AccuracyReader
@@ -195,6 +196,11 @@ def build_control_plane(settings: Settings, services: Services, launcher: Launch
             work_root=str(settings.data_dir.absolute() / "attempts"),
             cache_dir=str(cache_dir(settings)),
             rules=read_rules(settings),
+            elastic=ElasticTerms(
+                asks=settings.autoscale,
+                device_types=settings.autoscale_device_types,
+                idle_seconds=60 * settings.idle_drain_minutes or None,
+            ),
         ),
     )
 

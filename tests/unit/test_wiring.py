@@ -59,6 +59,7 @@ def test_everything_is_built_without_asking_anyone(tmp_path: Path) -> None:
         "reap",
         "clean",
         "measure",
+        "elastic",
     ]
     assert not plane.leadership.is_leading()
     services.close()

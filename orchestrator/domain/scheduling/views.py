@@ -52,7 +52,7 @@ class Market:
 
 
 def sum_attained(by_type: Mapping[str, float], market: Market) -> float:
-    """Reference-device-seconds of these device-seconds by type. A type that has left the pool counts as the reference."""
+    """Device-seconds by type in reference-device-seconds; a type that has left the pool counts as the reference."""
     reference = WHOLE_DEVICE_MICROS
     weights = {name: market.weight_micros(name) if name in market.prices else reference for name in by_type}
     return sum(seconds * weights[name] / reference for name, seconds in sorted(by_type.items()))
@@ -86,6 +86,7 @@ def view_device(device: Device, uses: Iterable[DeviceUse], node: Node | None, ma
         held_for=held_for,
         schedulable=device.online and not cordoned,
         draining=node is not None and node.drain_requested_at is not None,
+        resting=device.online and node is not None and node.is_resting,
     )
 
 
@@ -151,9 +152,7 @@ def view_queued(
     )
 
 
-def view_running(
-    job: Job, attempt: Attempt, *, saved_at: datetime | None, attained_seconds: float = 0.0
-) -> RunningJob:
+def view_running(job: Job, attempt: Attempt, *, saved_at: datetime | None, attained_seconds: float = 0.0) -> RunningJob:
     """A job with an attempt that holds its device. `saved_at` is its newest checkpoint; `attained_seconds` is what its
     earlier attempts ran."""
     started = attempt.started_at or attempt.created_at
