@@ -257,11 +257,23 @@ class Device(Result):
 
 
 class Node(Result):
-    """A node that an admin has cordoned or drained; moments are None for what was not said."""
+    """A node that is cordoned or drained; moments are None for what was not said. `automatic` when the pool itself did
+    it because nothing ran there; then it comes back when a job needs it."""
 
     id: str
     cordoned_at: int | None
     drain_requested_at: int | None
+    automatic: bool = False
+
+
+class Lack(Result):
+    """Whole devices that waiting jobs would need beyond those that there are, so many `together` on one node."""
+
+    device_type: str
+    usable_bytes: int
+    devices: int
+    together: int
+    jobs: int
 
 
 class PoolRules(Result):
@@ -281,6 +293,7 @@ class Pool(Result):
     rules: PoolRules | None = None
     devices: tuple[Device, ...]
     nodes: tuple[Node, ...] = ()
+    lacks: tuple[Lack, ...] = ()
 
 
 class Price(Result):

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from api.schemas.wire import Asked, Identified, Wire, find_unix, unix, usd
 from orchestrator.domain.pool import DeviceUse, Node, Price
+from orchestrator.domain.scheduling.demand import Lack
 from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.services.pool import DeviceView
 
@@ -70,7 +71,7 @@ class DeviceOut(Wire):
 
 
 class NodeOut(Wire):
-    """What an admin has said of a node; nodes that are not listed take jobs."""
+    """What was said of a node; nodes that are not listed take jobs."""
 
     id: str
     object: Literal["node"]
@@ -78,6 +79,8 @@ class NodeOut(Wire):
     """Since when it takes nothing new."""
     drain_requested_at: int | None
     """Since when what runs there saves and moves."""
+    automatic: bool
+    """Said by the pool itself because nothing ran there: the node takes jobs again as soon as one needs it."""
 
     @classmethod
     def of(cls, node: Node) -> "NodeOut":
@@ -86,6 +89,31 @@ class NodeOut(Wire):
             object="node",
             cordoned_at=find_unix(node.cordoned_at),
             drain_requested_at=find_unix(node.drain_requested_at),
+            automatic=node.is_resting,
+        )
+
+
+class LackOut(Wire):
+    """Whole devices that waiting jobs would need now, beyond what there is and what will be free within minutes."""
+
+    object: Literal["lack"]
+    device_type: str
+    usable_bytes: int
+    devices: int
+    together: int
+    """How many of them have to be on one node."""
+    jobs: int
+    """Waiting jobs that would run on them, of all teams."""
+
+    @classmethod
+    def of(cls, lack: Lack) -> "LackOut":
+        return cls(
+            object="lack",
+            device_type=lack.device_type,
+            usable_bytes=lack.usable_bytes,
+            devices=lack.devices,
+            together=lack.together,
+            jobs=lack.jobs,
         )
 
 
@@ -119,6 +147,8 @@ class PoolOut(Wire):
     devices: list[DeviceOut]
     nodes: list[NodeOut]
     """Those that are cordoned or drained."""
+    lacks: list[LackOut]
+    """Empty while nothing waits for want of devices."""
 
 
 class PriceCreate(Asked):

@@ -6,10 +6,11 @@ from enum import StrEnum
 from orchestrator.domain.errors import InvalidRequestError, NotFoundError
 from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.pool import Device, DeviceUse, Node, Price
+from orchestrator.domain.scheduling.demand import Lack
 from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.teams import Caller
 from orchestrator.services.teams import require_admin
-from orchestrator.store import audit, devices, nodes, prices
+from orchestrator.store import audit, devices, lacks, nodes, prices
 from orchestrator.store.session import ReadTx, Store
 
 
@@ -67,9 +68,14 @@ class Pool:
             return read_pool(tx)
 
     def nodes(self, caller: Caller) -> tuple[Node, ...]:
-        """Nodes that an admin has said something about."""
+        """Nodes that an admin, or the pool itself, has said something about."""
         with self.store.read() as tx:
             return tuple(nodes.list_nodes(tx))
+
+    def lacks(self, caller: Caller) -> tuple[Lack, ...]:
+        """The devices that waiting jobs of all teams would need beyond those that there are."""
+        with self.store.read() as tx:
+            return tuple(lacks.list_lacks(tx))
 
     def set_node(self, caller: Caller, node_name: str, wish: NodeWish) -> Node:
         """Let a node take jobs again, nothing new, or nothing at all: then what runs there saves and moves.
