@@ -209,7 +209,8 @@ def _autoscaling(device: DeclaredDevice, port: int, idle_minutes: float) -> dict
         "max_workers": 1,
         "idle_timeout_minutes": idle_minutes,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "gcs_address": f"{HOST}:{port}",
             "head_node_id": FAKE_HEAD_NODE_ID,
             "launch_multiple": True,
@@ -219,6 +220,11 @@ def _autoscaling(device: DeclaredDevice, port: int, idle_minutes: float) -> dict
             "added": {**added, "node_config": {}, "min_workers": 0, "max_workers": 1},
         },
         "head_node_type": "ray.head.default",
+        **{f"{name}_commands": [] for name in ("setup", "initialization", "head_setup", "worker_setup")},
+        **{f"{name}_start_ray_commands": [] for name in ("head", "worker")},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "auth": {},
     }
 
 
