@@ -22,7 +22,7 @@ from orchestrator.domain.elastic import (
 from orchestrator.domain.pool import Device
 from orchestrator.runtime.launcher import Launcher
 from orchestrator.scheduler.loop import Loop
-from orchestrator.store import attempts, audit, devices, lacks, nodes, spells
+from orchestrator.store import audit, devices, lacks, nodes, spells
 from orchestrator.store.scheduling import read_claims
 from orchestrator.store.session import ReadTx, Store, WriteTx
 
@@ -130,7 +130,7 @@ def read_elastic_pool(tx: ReadTx, idle_seconds: float | None) -> ElasticPool:
 
 def _quiet_since(tx: ReadTx, found: Sequence[Device], look_back: timedelta) -> dict[str, datetime]:
     """The last moment at which a device of the node began to take jobs, or an attempt gave one back."""
-    since, released = spells.list_open_since(tx), attempts.list_newest_releases(tx, tx.now() - look_back)
+    since, released = spells.list_open_since(tx), spells.list_newest_releases(tx, tx.now() - look_back)
     quiet: dict[str, datetime] = {}
     for device in found:
         begun = since.get(device.device_id)

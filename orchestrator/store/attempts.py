@@ -28,7 +28,7 @@ from orchestrator.domain.states import (
     JobState,
     states_before_attempt,
 )
-from orchestrator.store.columns import Moment, bind_moment
+from orchestrator.store.columns import bind_moment
 from orchestrator.store.endings import move_job, record_observation, settle_team, write_bill
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
@@ -154,13 +154,6 @@ def list_active(tx: ReadTx) -> list[Attempt]:
         attempts.c.released_at.is_(None), attempts.c.state.in_(sorted(ACTIVE_ATTEMPT_STATES))
     )
     return [_attempt(row) for row in tx.rows(query.order_by(*_BY_AGE))]
-
-
-def list_newest_releases(tx: ReadTx, since: datetime) -> dict[str, datetime]:
-    """By node, when an attempt last gave a device of it back, if that was at `since` or later."""
-    newest = func.max(attempts.c.released_at, type_=Moment()).label("released_at")
-    query = select(attempts.c.node_name, newest).where(attempts.c.released_at >= since)
-    return {row["node_name"]: row["released_at"] for row in tx.rows(query.group_by(attempts.c.node_name))}
 
 
 def list_unreleased(tx: ReadTx) -> list[Attempt]:

@@ -7,10 +7,11 @@ control plane ran, is in no spell.
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from orchestrator.domain.idle import Held, Spell
 from orchestrator.domain.usage_sums import Period
+from orchestrator.store.columns import Moment
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.pool import device_spells as spells
@@ -90,3 +91,10 @@ def list_held(tx: ReadTx, period: Period, *, limit: int) -> list[Held]:
         )
         for row in tx.rows(query)
     ]
+
+
+def list_newest_releases(tx: ReadTx, since: datetime) -> dict[str, datetime]:
+    """By node, when an attempt last gave a device of it back, if that was at `since` or later."""
+    newest = func.max(attempts.c.released_at, type_=Moment()).label("released_at")
+    query = select(attempts.c.node_name, newest).where(attempts.c.released_at >= since)
+    return {row["node_name"]: row["released_at"] for row in tx.rows(query.group_by(attempts.c.node_name))}

@@ -99,7 +99,7 @@ def test_what_the_pool_lacks_and_which_nodes_rest_is_shown(api_server: ApiServer
         Lack(device_type="l4", usable_bytes=size, together=1, groups=3, jobs=5),
         Lack(device_type="l4", usable_bytes=size, together=2, groups=1, jobs=1),
     ]
-    with api_server.store.write() as tx:
+    with api_server.services.store.write() as tx:
         record_lacks(tx, lacking)
         record_node(tx, "node-a", cordoned=True, automatic=True)
     with api_server.http() as http:
