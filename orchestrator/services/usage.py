@@ -31,7 +31,8 @@ class UsageSums:
     """`groups` by their values, in the order of `dimensions`; `total` is the sum of all.
 
     `idle` has microseconds of whole devices that nobody used: nobody's, so only admins see them. None where the groups
-    are of teams, users or models, which it cannot be told apart by; a group may have idle time only.
+    are of teams, users or models, which it cannot be told apart by, and for a period with too many attempts; a group
+    may have idle time only.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -98,12 +99,10 @@ class UsageReader:
             after = (lines[-1].entry.attempt_id, lines[-1].entry.interval)
 
 
-def _read_offered(tx: ReadTx, period: Period) -> tuple[list[Spell], list[Held]]:
-    """Raises InvalidRequestError when that would be too much for one answer."""
+def _read_offered(tx: ReadTx, period: Period) -> tuple[list[Spell], list[Held]] | None:
+    """None when that would be too much for one answer: then idle time is told for shorter periods only."""
     offered = spells.list_spells(tx, period, limit=MAX_SLICES + 1), spells.list_held(tx, period, limit=MAX_SLICES + 1)
-    if any(len(found) > MAX_SLICES for found in offered):
-        raise InvalidRequestError("this is too long a period for one answer; ask for a shorter one", param="since")
-    return offered
+    return None if any(len(found) > MAX_SLICES for found in offered) else offered
 
 
 def _total(slices: Sequence[Slice]) -> Usage:

@@ -12,10 +12,11 @@ from orchestrator.domain.pool import Node
 from orchestrator.domain.scheduling.demand import Lack
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Role
+from orchestrator.scheduler import place
 from orchestrator.scheduler.elastic import REQUEST_AGAIN_SECONDS, ElasticTerms, Rest
 from orchestrator.services.pool import NodeWish, Pool
 from orchestrator.services.teams import Teams
-from orchestrator.store import jobs, lacks, nodes
+from orchestrator.store import events, jobs, lacks, nodes
 from orchestrator.store.session import Store
 from orchestrator.store.tables.attempts import attempts as attempt_rows
 from orchestrator.store.tables.pool import device_spells
@@ -84,7 +85,21 @@ def test_what_waiting_jobs_lack_is_written_down_and_asked_for(build: Callable[..
     look(rig)
     assert {rig.job(job.job_id).state for job in waiting} == {JobState.RUNNING}
     assert lacking(rig) == []
-    assert rig.launcher.requests[-1] == ()
+    assert not rig.launcher.requests[-1], "nothing more is asked for"
+
+
+def test_what_another_leader_said_meanwhile_is_put_right(
+    build: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NEEDS_SECONDS", "NEEDS_SHARE", "NEEDS_AGAIN_SECONDS"):
+        monkeypatch.setattr(place, name, 0)
+    rig = build()
+    rig.step("place")
+    with rig.store.write() as tx:
+        lacks.record_lacks(tx, [Lack(device_type="other", usable_bytes=1, together=1, groups=1, jobs=1)])
+    add_ready_job(rig.store, needs_bytes=6 * GIB)
+    rig.step("place")
+    assert lacking(rig) == []
 
 
 def test_a_request_is_made_when_it_changes_and_now_and_then(build: Callable[..., Rig]) -> None:
@@ -127,6 +142,9 @@ def test_an_idle_node_rests_and_comes_back_when_a_job_needs_it(build: Callable[.
     look(rig)
     rig.step("place")
     assert (rig.job(job.job_id).state, lacking(rig)) == (JobState.RUNNING, [])
+    with rig.store.read() as tx:
+        said = [event.message for event in events.list_events(tx, job.job_id, limit=9, descending=False).items]
+    assert not any("No device" in message for message in said)
     assert actions(rig) == [("node.wake", "node-a"), ("node.rest", "node-a")]
     rig.step("elastic")
     woken = node(rig)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import Any
 
+import pytest
 from sqlalchemy import update
 
 from orchestrator.domain.idle import sum_idle
@@ -80,7 +81,7 @@ def test_a_cordoned_node_offers_nothing_and_a_resting_one_does(store: Store) -> 
     assert resting.until_at > resting.since_at
 
 
-def test_idle_is_what_no_attempt_held_whether_it_ended_or_not(store: Store) -> None:
+def test_idle_is_what_no_attempt_held_whether_it_ended_or_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     survey(store, A, B)
     with store.write() as tx:
         end = tx.now()
@@ -111,5 +112,9 @@ def test_idle_is_what_no_attempt_held_whether_it_ended_or_not(store: Store) -> N
     assert list(sums.groups) == [("cpu",)], "a group that only idled is there"
     by_team = UsageReader(store).sums(admin, late, [Dimension.TEAM])
     assert (by_team.idle, by_team.idle_total) == (None, 2 * hour - Fraction(hour, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.services.usage.MAX_SLICES", 1)
+        too_much = UsageReader(store).sums(admin, late, [Dimension.DEVICE_TYPE])
+    assert (too_much.idle, too_much.idle_total) == (None, None)
     theirs = UsageReader(store).sums(as_role(caller, Role.MEMBER), late, [Dimension.DEVICE_TYPE])
     assert (theirs.idle, theirs.idle_total, dict(theirs.groups)) == (None, None, {})
