@@ -53,6 +53,7 @@ class PoolCollector(Collector):
         yield from _jobs(found)
         yield from _attempts(found)
         yield from _devices(found)
+        yield from _lacks(found)
         yield from _money(found)
 
 
@@ -90,6 +91,25 @@ def _devices(found: Measurement) -> Iterable[Metric]:
         reserved.add_metric(names, view.reserved_bytes)
         online.add_metric(names, int(view.device.online))
     yield from (usable, reserved, online)
+
+
+def _lacks(found: Measurement) -> Iterable[Metric]:
+    """A kind of device that is not lacking any more has no sample."""
+    labels = ("device_type", "usable_bytes")
+    lacking = GaugeMetricFamily(
+        "tunepool_devices_lacking", "Whole devices that waiting jobs would need beyond those there are.", labels=labels
+    )
+    waiting = GaugeMetricFamily("tunepool_jobs_lacking_devices", "Waiting jobs that would run on them.", labels=labels)
+    kinds = sorted({(lack.device_type, lack.usable_bytes) for lack in found.lacks})
+    for device_type, usable_bytes in kinds:
+        of_kind = [each for each in found.lacks if (each.device_type, each.usable_bytes) == (device_type, usable_bytes)]
+        names = (device_type, str(usable_bytes))
+        lacking.add_metric(names, sum(lack.devices for lack in of_kind))
+        waiting.add_metric(names, sum(lack.jobs for lack in of_kind))
+    yield from (lacking, waiting)
+    yield GaugeMetricFamily(
+        "tunepool_nodes_resting", "Nodes that take nothing because nothing ran there.", value=found.resting_nodes
+    )
 
 
 def _money(found: Measurement) -> Iterable[Metric]:

@@ -4,10 +4,11 @@ Variables begin with TUNEPOOL_; one that is not known is refused, so that a typi
 """
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orchestrator.domain.errors import InvalidRequestError
@@ -102,10 +103,21 @@ class Settings(BaseSettings):
     """Let teams take back what they were guaranteed, and higher classes go before lower ones, by stopping jobs."""
     borrower_fairness: bool = False
     """Let a team that borrows less stop jobs of one that borrows more."""
+    turns_hours: tuple[float, ...] = ()
+    """Levels of what a job has had, in device-hours, such as [1, 8]: among teams that borrow, jobs below a level go
+    before those above it and may take their place. Empty for no turns."""
     pin_after_seconds: int = Field(default=600, ge=1)
     """A job that has waited this long pins the device that it will get."""
     least_run_seconds: int = Field(default=600, ge=0)
     """No job is stopped for another one in the first seconds of its run."""
+
+    autoscale: bool = False
+    """Tell the cluster's autoscaler which whole devices waiting jobs lack (Ray's request_resources)."""
+    autoscale_device_types: tuple[str, ...] = ()
+    """Device types that the cluster can add; empty for any that the pool ever had."""
+    idle_drain_minutes: float = Field(default=0, ge=0)
+    """A node on which nothing has run for so long takes nothing new until a job needs it, so that it can be taken away;
+    0 for never."""
 
     leader_lease_seconds: int = Field(default=15, ge=2, le=300)
     """After a scheduler died, another one goes on at the latest then."""
@@ -119,6 +131,13 @@ class Settings(BaseSettings):
     """An attempt that has not reported by then is lost, and its job tried again."""
     retention_days: int = Field(default=90, ge=1)
     """Logs, metrics and the last checkpoint of an ended job go after this; the job, its bill and its adapter stay."""
+
+    @field_validator("turns_hours")
+    @classmethod
+    def _turns_ascend(cls, hours: tuple[float, ...]) -> tuple[float, ...]:
+        if any(low >= high for low, high in pairwise((0.0, *hours))):
+            raise ValueError("levels are hours above 0, each higher than the one before")
+        return hours
 
     @model_validator(mode="after")
     def _production_is_safe(self) -> "Settings":

@@ -24,6 +24,7 @@ from orchestrator.runtime.previewing import run_preview
 from orchestrator.runtime.sizer import TracedSizer
 from orchestrator.runtime.tracer import Tracer, TracerLimits
 from orchestrator.scheduler.control import INPUT_URL_FACTOR, ControlPlane, ControlSettings
+from orchestrator.scheduler.elastic import ElasticTerms
 from orchestrator.scheduler.knowledge import Knowledge
 from orchestrator.scheduler.validate import PARALLEL_VALIDATIONS
 from orchestrator.services.accuracy import AccuracyReader
@@ -165,7 +166,7 @@ def build_services(settings: Settings) -> Services:
         history=History(store),
         keys=Keys(store),
         models=models,
-        pool=Pool(store),
+        pool=Pool(store, read_rules(settings)),
         previews=Previews(store, files, source=models.source, render=run_preview, cache_dir=str(cache_dir(settings))),
         queue=Queue(store),
         tail=Tail(store, poll_seconds=settings.poll_seconds),
@@ -201,6 +202,11 @@ def build_control_plane(settings: Settings, services: Services, launcher: Launch
             work_root=str(settings.data_dir.absolute() / "attempts"),
             cache_dir=str(cache_dir(settings)),
             rules=read_rules(settings),
+            elastic=ElasticTerms(
+                asks=settings.autoscale,
+                device_types=settings.autoscale_device_types,
+                idle_seconds=60 * settings.idle_drain_minutes or None,
+            ),
         ),
     )
 
@@ -211,6 +217,7 @@ def read_rules(settings: Settings) -> Rules:
         placement=settings.placement,
         preemption=settings.preemption,
         borrower_fairness=settings.borrower_fairness,
+        turns_hours=settings.turns_hours,
         pin_after_seconds=settings.pin_after_seconds,
         least_run_seconds=settings.least_run_seconds,
         least_grace_seconds=settings.stop_grace_seconds,

@@ -12,7 +12,7 @@ from api.cli.connection import JsonOption, connect
 from api.cli.exits import CommandError
 from api.cli.output import print_line, print_table, say_bytes, say_moment, say_usd, show, show_id
 from api.cli.waiting import waiting
-from api.client.results import Device, Node, Pool
+from api.client.devices import Device, Lack, Node, Pool, PoolRules
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node's name, as `tunepool pool` shows it.")]
 models_app = typer.Typer(help="Base models of the pool: list, add, remove.")
@@ -48,6 +48,8 @@ def _set_node(node: str, wish: str, *, as_json: bool) -> None:
 
 
 def _node_state(node: Node) -> str:
+    if node.automatic and node.cordoned_at is not None:
+        return "rests: nothing ran there, and no job needs it"
     if node.drain_requested_at is not None:
         return "drains"
     return "takes nothing new" if node.cordoned_at is not None else "takes jobs"
@@ -142,6 +144,28 @@ def _draw_pool(console: Console, found: Pool) -> None:
     )
     for node in found.nodes:
         print_line(console, f"{node.id}  {_node_state(node)}", style="yellow")
+    for lack in found.lacks:
+        print_line(console, _say_lack(lack), style="yellow")
+    if found.rules is not None:
+        print_line(console, _say_rules(found.rules), style="dim")
+
+
+def _say_lack(lack: Lack) -> str:
+    jobs = "1 waiting job" if lack.jobs == 1 else f"{lack.jobs} waiting jobs"
+    devices = "1 more device" if lack.devices == 1 else f"{lack.devices} more devices"
+    together = f", {lack.together} on one node," if lack.together > 1 else ""
+    return f"{jobs} would start on {devices} of type {lack.device_type} ({say_bytes(lack.usable_bytes)}){together} now"
+
+
+def _say_rules(rules: PoolRules) -> str:
+    """What may take a running job's place, where an admin has a choice."""
+    if not rules.preemption:
+        return "rules: no job is stopped for another"
+    turns = " and ".join(f"{hours:g}" for hours in rules.turns_hours)
+    said = ["guarantees and classes may stop jobs"]
+    said += ["so may teams that borrow less"] if rules.borrower_fairness else []
+    said += [f"borrowers take turns, after {turns} device-hours"] if turns else []
+    return f"rules: {'; '.join(said)}"
 
 
 def _device_row(console: Console, device: Device) -> tuple[str | Text, ...]:

@@ -17,7 +17,10 @@ FIGURES = ("BILLED ", "LOST ", "USEFUL ", "FAILED ", "PREEMPTED ")
 
 def report(
     by: Annotated[
-        str, typer.Option(metavar="team,day", help="Of team, user, device_type, model and day, with commas between.")
+        str,
+        typer.Option(
+            metavar="team,day", help="Of team, user, device, device_type, model and day, with commas between."
+        ),
     ] = "team",
     since: Annotated[str | None, typer.Option(help="What began then or later: 2026-11-01, or a moment.")] = None,
     until: Annotated[str | None, typer.Option(help="What began before: 2026-12-01, or a moment.")] = None,
@@ -45,18 +48,24 @@ def _require_folder(path: Path) -> None:
 
 def _draw(console: Console, found: UsageSums) -> None:
     names = ["user_name" if name == "user" else name for name in found.group_by]
-    rows = [(*(str(getattr(row, name) or "-") for name in names), *_say(row)) for row in found.data]
-    columns = (*(name.replace("_name", "").replace("_", " ").upper() for name in names), *FIGURES)
+    tells_idle = any(row.idle_device_seconds is not None for row in found.data)
+    rows = [(*(str(getattr(row, name) or "-") for name in names), *_say(row, tells_idle)) for row in found.data]
+    heads = [name.replace("_name", "").replace("_", " ").upper() for name in names]
+    columns = (*heads, *FIGURES, *(["IDLE "] if tells_idle else []))
     print_table(console, columns, rows, none="nothing was used")
     billed, lost = say_usd(found.total.billed_usd_micros), say_usd(found.total.lost_usd_micros)
-    print_line(console, f"billed: {billed}; lost, charged to nobody: {lost}", style="bold")
+    idle = found.total.idle_device_seconds
+    idled = "" if idle is None else f"; idle: {say_seconds(idle)}"
+    print_line(console, f"billed: {billed}; lost, charged to nobody: {lost}{idled}", style="bold")
 
 
-def _say(figures: UsageFigures) -> tuple[str, ...]:
+def _say(figures: UsageFigures, tells_idle: bool) -> tuple[str, ...]:
+    idle = [say_seconds(figures.idle_device_seconds or 0)] if tells_idle else []
     return (
         say_usd(figures.billed_usd_micros),
         say_usd(figures.lost_usd_micros),
         say_seconds(figures.useful_device_seconds),
         say_seconds(figures.failed_device_seconds),
         say_seconds(figures.preempted_device_seconds),
+        *idle,
     )

@@ -14,7 +14,8 @@ USAGE = "/v1/usage"
 
 
 class UsageFigures(Result):
-    """Device seconds are of whole devices; `lost` is billed to nobody."""
+    """Device seconds are of whole devices; `lost` is billed to nobody. Idle time is told to admins, and only by device,
+    device type and day."""
 
     billed_usd_micros: int
     billed_usd: str
@@ -23,6 +24,7 @@ class UsageFigures(Result):
     useful_device_seconds: float
     failed_device_seconds: float
     preempted_device_seconds: float
+    idle_device_seconds: float | None = None
     entries: int
 
 
@@ -32,6 +34,7 @@ class UsageRow(UsageFigures):
     team: str | None = None
     user: str | None = None
     user_name: str | None = None
+    device: str | None = None
     device_type: str | None = None
     model: str | None = None
     day: str | None = None
@@ -52,7 +55,7 @@ class Usage:
     def get(
         self, *, group_by: Sequence[str] = ("team",), since: str | None = None, until: str | None = None
     ) -> UsageSums:
-        """Sums over the ledger, by any of team, user, device_type, model and day."""
+        """Sums over the ledger, by any of team, user, device, device_type, model and day."""
         params = {"group_by": ",".join(group_by), "since": since, "until": until}
         return UsageSums.model_validate(self._transport.get(USAGE, params))
 

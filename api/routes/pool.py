@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path
 from api.dependencies import Admin, Pool, Reader
 from api.openapi import failures
 from api.requests import JsonRoute
-from api.schemas.pool import DeviceOut, NodeOut, PoolOut, PriceCreate, PriceOut
+from api.schemas.pool import DeviceOut, LackOut, NodeOut, PoolOut, PriceCreate, PriceOut, RulesOut
 from api.schemas.wire import ListPage, list_page
 from orchestrator.services.pool import NodeWish
 
@@ -21,7 +21,8 @@ def get_pool(caller: Reader, pool: Pool) -> PoolOut:
     """Every device with what holds it. Whose a hold is shows to its own team and to admins."""
     devices = [DeviceOut.of(view, caller.visible_team_id) for view in pool.list(caller)]
     nodes = [NodeOut.of(node) for node in pool.nodes(caller) if node.cordoned_at is not None]
-    return PoolOut(object="pool", devices=devices, nodes=nodes)
+    lacks = [LackOut.of(lack) for lack in pool.lacks(caller)]
+    return PoolOut(object="pool", rules=RulesOut.of(pool.rules), devices=devices, nodes=nodes, lacks=lacks)
 
 
 @router.post("/nodes/{node_name}/{wish}", responses=failures(400, 404), summary="Cordon, drain or uncordon a node")

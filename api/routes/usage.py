@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/usage", tags=["Teams"], route_class=JsonRoute)
 Since = Annotated[str | None, Query(max_length=40, description="What began then or later: 2026-11-01, or a moment.")]
 Until = Annotated[str | None, Query(max_length=40, description="What began before: 2026-12-01, or a moment.")]
 GroupBy = Annotated[
-    str, Query(max_length=100, description="Of team, user, device_type, model and day, with commas between.")
+    str, Query(max_length=100, description="Of team, user, device, device_type, model and day, with commas between.")
 ]
 Format = Annotated[
     Literal["json", "csv", "focus"],
@@ -35,7 +35,8 @@ def get_usage(
     format: Format = "json",  # noqa: A002 — the parameter's name on the wire
 ) -> UsageOut | Response:
     """Sums over the ledger: of the whole pool for an admin, of one's team for others. Useful device time stands apart
-    from what failures and preemption wasted; what runs still is not in the ledger yet."""
+    from what failures and preemption wasted, and, for admins, from what idled; what runs still is not in the ledger
+    yet."""
     period = read_period(since, until)
     if format == "focus":
         blocks = (list_focus_rows(page) for page in usage.pages(caller, period))

@@ -7,6 +7,8 @@ from pydantic import ConfigDict, Field
 
 from api.schemas.wire import Asked, Identified, Wire, find_unix, unix, usd
 from orchestrator.domain.pool import DeviceUse, Node, Price
+from orchestrator.domain.scheduling.demand import Lack
+from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.services.pool import DeviceView
 
 
@@ -69,7 +71,7 @@ class DeviceOut(Wire):
 
 
 class NodeOut(Wire):
-    """What an admin has said of a node; nodes that are not listed take jobs."""
+    """What was said of a node; nodes that are not listed take jobs."""
 
     id: str
     object: Literal["node"]
@@ -77,6 +79,8 @@ class NodeOut(Wire):
     """Since when it takes nothing new."""
     drain_requested_at: int | None
     """Since when what runs there saves and moves."""
+    automatic: bool
+    """Said by the pool itself because nothing ran there: the node takes jobs again as soon as one needs it."""
 
     @classmethod
     def of(cls, node: Node) -> "NodeOut":
@@ -85,14 +89,66 @@ class NodeOut(Wire):
             object="node",
             cordoned_at=find_unix(node.cordoned_at),
             drain_requested_at=find_unix(node.drain_requested_at),
+            automatic=node.is_resting,
+        )
+
+
+class LackOut(Wire):
+    """Whole devices that waiting jobs would need now, beyond what there is and what will be free within minutes."""
+
+    object: Literal["lack"]
+    device_type: str
+    usable_bytes: int
+    devices: int
+    together: int
+    """How many of them have to be on one node."""
+    jobs: int
+    """Waiting jobs that would run on them, of all teams."""
+
+    @classmethod
+    def of(cls, lack: Lack) -> "LackOut":
+        return cls(
+            object="lack",
+            device_type=lack.device_type,
+            usable_bytes=lack.usable_bytes,
+            devices=lack.devices,
+            together=lack.together,
+            jobs=lack.jobs,
+        )
+
+
+class RulesOut(Wire):
+    """What the scheduler's settings say of who goes first and who makes room."""
+
+    placement: str
+    preemption: bool
+    """Whether jobs may be stopped for others at all."""
+    borrower_fairness: bool
+    turns_hours: list[float]
+    """Device-hours after which a job that borrows has had its turn; empty without turns."""
+    pin_after_seconds: int
+    least_run_seconds: int
+
+    @classmethod
+    def of(cls, rules: Rules) -> "RulesOut":
+        return cls(
+            placement=rules.placement,
+            preemption=rules.preemption,
+            borrower_fairness=rules.borrower_fairness,
+            turns_hours=list(rules.turns_hours),
+            pin_after_seconds=round(rules.pin_after_seconds),
+            least_run_seconds=round(rules.least_run_seconds),
         )
 
 
 class PoolOut(Wire):
     object: Literal["pool"]
+    rules: RulesOut
     devices: list[DeviceOut]
     nodes: list[NodeOut]
     """Those that are cordoned or drained."""
+    lacks: list[LackOut]
+    """Empty while nothing waits for want of devices."""
 
 
 class PriceCreate(Asked):

@@ -132,7 +132,7 @@ def _warnings_of(budget: BudgetState) -> list[str]:
 
 
 class AuditOut(Identified):
-    """One change that somebody made by hand."""
+    """One change that somebody made by hand, or that the pool made by itself: then key and team are `scheduler`."""
 
     object: Literal["audit_entry"]
     at: int

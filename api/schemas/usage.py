@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
+from fractions import Fraction
 from typing import Literal
 
 from api.schemas.wire import Money, Wire, find_unix, usd
@@ -26,6 +27,8 @@ class UsageFigures(Wire):
     """Lost to failures of the platform, or of attempts that failed by their own settings or data."""
     preempted_device_seconds: float
     """Work after the last checkpoint of attempts that made room; it was done again."""
+    idle_device_seconds: float | None
+    """Offered by the pool and held by no attempt. For admins only, and null by team, user or model: it is nobody's."""
     entries: int
     """How many entries of the ledger this sums up."""
 
@@ -37,6 +40,7 @@ class UsageRow(UsageFigures):
     user: str | None
     """The id of the API key that submitted the jobs."""
     user_name: str | None
+    device: str | None
     device_type: str | None
     model: str | None
     """The base model."""
@@ -65,13 +69,19 @@ class UsageOut(Wire):
             until=find_unix(period.until),
             group_by=[dimension.value for dimension in found.dimensions],
             data=[
-                UsageRow(**_figures(usage).model_dump(), **_group(found, keys)) for keys, usage in found.groups.items()
+                UsageRow(**_figures(usage, _idle(found, keys)).model_dump(), **_group(found, keys))
+                for keys, usage in found.groups.items()
             ],
-            total=_figures(found.total),
+            total=_figures(found.total, found.idle_total),
         )
 
 
-def _figures(usage: Usage) -> UsageFigures:
+def _idle(found: UsageSums, keys: tuple[str, ...]) -> Fraction | None:
+    """Of one group. Where idle time can be told, one without any had none."""
+    return None if found.idle is None else found.idle.get(keys, Fraction())
+
+
+def _figures(usage: Usage, idle: Fraction | None) -> UsageFigures:
     return UsageFigures(
         billed_usd_micros=usage.billed_usd_micros,
         billed_usd=usd(usage.billed_usd_micros),
@@ -80,6 +90,7 @@ def _figures(usage: Usage) -> UsageFigures:
         useful_device_seconds=_microseconds(usage, Use.USEFUL) / MICROSECONDS_PER_SECOND,
         failed_device_seconds=_microseconds(usage, Use.FAILED) / MICROSECONDS_PER_SECOND,
         preempted_device_seconds=_microseconds(usage, Use.PREEMPTED) / MICROSECONDS_PER_SECOND,
+        idle_device_seconds=None if idle is None else round_half_up(idle) / MICROSECONDS_PER_SECOND,
         entries=usage.entries,
     )
 
@@ -107,7 +118,7 @@ def list_csv_rows(found: UsageSums) -> Iterator[list[Cell]]:
     for keys, usage in found.groups.items():
         group = _group(found, keys)
         times = [usd(_microseconds(usage, use)) for use in (Use.USEFUL, Use.FAILED, Use.PREEMPTED)]
-        billed, lost = usage.billed_usd_micros, usage.lost_usd_micros
+        billed, lost, idle = usage.billed_usd_micros, usage.lost_usd_micros, _idle(found, keys)
         yield [
             *(group[name] for name in _csv_names(found)),
             billed,
@@ -115,6 +126,7 @@ def list_csv_rows(found: UsageSums) -> Iterator[list[Cell]]:
             lost,
             usd(lost),
             *times,
+            None if idle is None else usd(round_half_up(idle)),
             usage.entries,
         ]
 

@@ -36,6 +36,7 @@ def build_parts(layout: Layout) -> tuple[Part, ...]:
 
     def prepare_objects() -> None:
         weed.remove_sockets(ports)
+        weed.remove_dead_sockets()
         weed.prepare_folder(folder, layout.secrets)
 
     return (

@@ -5,10 +5,16 @@ in 2.2 to 2.5 s where an election takes 3 to 13; SIGTERM takes 15 s (the filer w
 is as safe, since acknowledged objects are in the page cache and the stores are crash-safe.
 """
 
+import errno
 import json
+import os
 import secrets
 import shutil
+import socket
+import stat
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from api.stack.errors import StackError
@@ -19,6 +25,10 @@ PORT_COUNT = 7
 STOP_SECONDS = 2.0
 LONGEST_FOLDER = 96
 """A socket's path ends after 107 bytes (unix(7)); the longest name in the folder is /filer.sock."""
+YOUNGEST_SECONDS = 60.0
+"""A socket is bound first and listened to second; so younger ones are let be."""
+SOCKET_FOLDER = Path("/tmp")  # noqa: S108
+"""Hard-wired in SeaweedFS."""
 _JWT_KEYS = ("SIGNING_KEY", "SIGNING_READ_KEY", "FILER_SIGNING_KEY", "FILER_SIGNING_READ_KEY")
 
 
@@ -74,9 +84,25 @@ def weed_environment(folder: DataFolder) -> dict[str, str]:
     }
 
 
+def remove_dead_sockets() -> None:
+    """Remove what servers of this user left when they were killed together with their stack."""
+    for path in SOCKET_FOLDER.glob("seaweedfs-*-grpc-*.sock"):
+        with suppress(OSError):
+            found = path.lstat()
+            is_ours = stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid()
+            if is_ours and time.time() - found.st_ctime > YOUNGEST_SECONDS and not _is_served(path):
+                path.unlink()
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(str(path)) != errno.ECONNREFUSED
+
+
 def remove_sockets(ports: Ports) -> None:
-    """Remove the sockets whose place is hard-wired, and which a killed server leaves."""
+    """Remove the sockets of one server, which it leaves when it is killed."""
     _, master_grpc, _, volume_grpc, _, filer_grpc, s3_grpc = ports.weed
     grpc = {"master": master_grpc, "volume": volume_grpc, "filer": filer_grpc, "s3": s3_grpc}
     for service, port in grpc.items():
-        Path(f"/tmp/seaweedfs-{service}-grpc-{port}.sock").unlink(missing_ok=True)  # noqa: S108
+        (SOCKET_FOLDER / f"seaweedfs-{service}-grpc-{port}.sock").unlink(missing_ok=True)

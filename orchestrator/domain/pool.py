@@ -39,11 +39,19 @@ def speeds_of_types(devices: Iterable[Device]) -> dict[str, DeviceSpeed]:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What an admin has said of a node: cordoned ones take nothing new, drained ones are also emptied."""
+    """What was said of a node: cordoned ones take nothing new, drained ones are also emptied. `automatic` is what the
+    pool itself said, not an admin; `changed_at` is when it was said, None for long ago."""
 
     node_name: str
     cordoned_at: datetime | None
     drain_requested_at: datetime | None
+    automatic: bool = False
+    changed_at: datetime | None = None
+
+    @property
+    def is_resting(self) -> bool:
+        """Cordoned by the pool itself because nothing ran there; it comes back when it is needed."""
+        return self.automatic and self.cordoned_at is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,8 +78,8 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEntry:
-    """One change that somebody made by hand. `action` is the verb, such as 'team.terms'; `subject` what it was done to;
-    `data` what changed."""
+    """One change that somebody made by hand, or the pool by itself. `action` is the verb, such as 'team.terms';
+    `subject` what it was done to; `data` what changed."""
 
     audit_id: int
     at: datetime

@@ -18,6 +18,7 @@ class Dimension(StrEnum):
 
     TEAM = "team"
     USER = "user"
+    DEVICE = "device"
     DEVICE_TYPE = "device_type"
     MODEL = "model"
     DAY = "day"

@@ -29,6 +29,7 @@ from typing import Literal
 
 import psutil
 
+from orchestrator.domain.elastic import DeviceGroup
 from orchestrator.runtime.launcher import DeclaredDevice
 
 MIB = 1024**2
@@ -115,6 +116,14 @@ def decode_devices(resources: Mapping[str, float], labels: Mapping[str, str]) ->
                 declare_device(node_name, kind=kind, index=index, device_type=device_type, usable_bytes=usable)
             )
     return tuple(sorted(found, key=lambda device: device.index))
+
+
+def encode_group(group: DeviceGroup) -> tuple[dict[str, int], dict[str, str]]:
+    """(resources, labels) that a node must have to offer these whole devices. Labels are heeded by Ray's autoscaler v2;
+    v1 goes by resources alone."""
+    sizes = group.bytes_by_index.items()
+    resources = {resource_name(index): resource_amount(usable_bytes) for index, usable_bytes in sizes}
+    return resources, {f"{LABEL_PREFIX}device-{index}-type": group.device_type for index, _ in sizes}
 
 
 def resource_name(index: int) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import (
     ActorAlreadyExistsError,
     ActorUnavailableError,
@@ -169,6 +170,10 @@ class Driver:
         except ClusterUnavailableError:
             ray.cancel(reference, force=True)
             raise
+
+    def request_devices(self, bundles: list[dict[str, float]], *, selectors: list[dict[str, str]]) -> None:
+        """A standing hint that replaces the one before; kept by the head, so one that was restarted has none."""
+        request_resources(bundles=bundles, bundle_label_selectors=selectors)
 
     def _create(self, parsed: StartOrder, order: str, node_name: str) -> tuple[ActorHandle, bool]:
         """(the attempt's actor, whether it is ours). Another control plane may be faster; then it is the same one."""

@@ -6,12 +6,10 @@ What it reads may be a user's, so it may crash, hang or eat memory; that ends in
 import os
 import select
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.domain.errors import TunepoolError
 from orchestrator.domain.ids import new_uuid7_hex
@@ -24,6 +22,7 @@ from orchestrator.runtime.child import (
     write_private,
 )
 from orchestrator.runtime.processes import kill_attempt_processes, read_tree_bytes
+from orchestrator.runtime.scratch import Scratch
 
 TICK_SECONDS = 0.2
 RESULT_BYTES = 1024 * 1024
@@ -60,16 +59,16 @@ def run_errand(
 ) -> Outcome:
     """Raises TunepoolError when it took too long or too much memory. The process dies with the calling thread."""
     mark = f"{errand.name}-{new_uuid7_hex()}"
-    with tempfile.TemporaryDirectory(prefix="tunepool-", ignore_cleanup_errors=True) as folder:
-        work_dir = Path(folder)
-        (work_dir / "tmp").mkdir()
-        spec_path = work_dir / "spec.json"
+    folder = Scratch("tunepool-errand-")
+    try:
+        (folder.path / "tmp").mkdir()
+        spec_path = folder.path / "spec.json"
         write_private(spec_path, errand.spec)
         base = os.environ if environment is None else environment
         child = start_child(
             (*(command or default_command()), errand.verb, str(spec_path)),
-            environment=child_environment(base, attempt_id=mark, work_dir=work_dir, device=None),
-            work_dir=work_dir,
+            environment=child_environment(base, attempt_id=mark, work_dir=folder.path, device=None),
+            work_dir=folder.path,
         )
         tails = [_Tail(handle, size) for handle, size in _pipes_of(child)]
         try:
@@ -80,6 +79,8 @@ def run_errand(
             exit_code = child.process.wait()
             reports, _, stderr = [tail.join() for tail in tails]
             child.close()
+    finally:
+        folder.remove()
     return Outcome(line=reports.split(b"\n", 1)[0], stderr=stderr, exit_code=exit_code)
 
 

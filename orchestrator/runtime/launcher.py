@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from orchestrator.domain.elastic import DeviceGroup
 from orchestrator.domain.protocol import (
     AttemptSpec,
     Pulled,
@@ -84,6 +85,11 @@ class Launcher(Protocol):
 
     def measure(self, node_name: str) -> DeviceSpeed:
         """How fast the node's CPU is now. Raises ClusterUnavailableError, or TunepoolError when it crashed."""
+        ...
+
+    def request_devices(self, groups: Sequence[DeviceGroup]) -> None:
+        """Tell whoever adds nodes that the cluster should have these devices, those in use included, each group on one
+        node. It stands until the next request. Without an autoscaler nothing comes of it."""
         ...
 
     def close(self) -> None:

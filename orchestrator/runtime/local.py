@@ -6,6 +6,7 @@ The supervisors live in this process, so its end ends the attempts; they go on f
 import threading
 from collections.abc import Sequence
 
+from orchestrator.domain.elastic import DeviceGroup
 from orchestrator.domain.errors import AttemptGoneError, ClusterUnavailableError, TunepoolError
 from orchestrator.domain.protocol import Pulled, StopReason, ValidationResult, ValidationSpec
 from orchestrator.domain.speed import DeviceSpeed
@@ -81,6 +82,9 @@ class LocalLauncher:
     def measure(self, node_name: str) -> DeviceSpeed:
         self._check_node(node_name)
         return run_measurement(command=self._worker_command)
+
+    def request_devices(self, groups: Sequence[DeviceGroup]) -> None:
+        """There is nobody to ask: this machine is what it is."""
 
     def close(self) -> None:
         """Ends the attempts, which could not go on without this process."""

@@ -10,11 +10,12 @@ nothing).
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from orchestrator.domain.elastic import DeviceGroup
 from orchestrator.domain.protocol import Pulled, StopReason, ValidationResult, ValidationSpec
 from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.runtime.actor import StartOrder
 from orchestrator.runtime.bridge import MARGIN_SECONDS, Bridge, error_of
-from orchestrator.runtime.devices import decode_devices
+from orchestrator.runtime.devices import decode_devices, encode_group
 from orchestrator.runtime.launcher import DeclaredDevice, Launch, PullRequest
 from orchestrator.runtime.measuring import TIME_LIMIT_SECONDS
 from orchestrator.runtime.validation import ValidationLimits
@@ -152,6 +153,11 @@ class RayLauncher:
         }
         answer = self._bridge.call("measure", arguments, timeout_seconds=timeout_seconds)
         return DeviceSpeed.model_validate_json(answer)
+
+    def request_devices(self, groups: Sequence[DeviceGroup]) -> None:
+        asked = [encode_group(group) for group in groups]
+        arguments = {"bundles": [bundle for bundle, _ in asked], "selectors": [labels for _, labels in asked]}
+        self._bridge.call("request_devices", arguments, timeout_seconds=CALL_SECONDS)
 
     def close(self) -> None:
         self._bridge.close()

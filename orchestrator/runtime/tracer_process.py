@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from orchestrator.domain.ids import new_uuid7_hex
 from orchestrator.runtime.child import Child, child_environment, start_child
 from orchestrator.runtime.loglines import cut_text, plain_text
 from orchestrator.runtime.processes import kill_attempt_processes, read_tree_bytes
+from orchestrator.runtime.scratch import Scratch
 
 ANSWER_BYTES = 64 * 1024
 """An answer has about 600; more is not an answer."""
@@ -46,9 +46,9 @@ class TracerProcess:
 
     def __init__(self, command: Sequence[str], *, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
-        self._folder = tempfile.TemporaryDirectory(prefix="tunepool-tracer-", ignore_cleanup_errors=True)
+        self._folder = Scratch("tunepool-tracer-")
         self._mark = f"tracer-{new_uuid7_hex()}"
-        work_dir = Path(self._folder.name)
+        work_dir = self._folder.path
         (work_dir / "tmp").mkdir()
         environment = child_environment(os.environ, attempt_id=self._mark, work_dir=work_dir, device=None)
         self._child: Child = start_child(
@@ -102,7 +102,7 @@ class TracerProcess:
         kill_attempt_processes(self._mark, timeout_seconds=_KILL_SECONDS)
         self._child.process.wait()
         self._child.close()
-        self._folder.cleanup()
+        self._folder.remove()
 
     def _wait(self, seconds: float) -> None:
         self._child.flush()

@@ -19,6 +19,7 @@ from orchestrator.objects.client import Objects
 from orchestrator.runtime.launcher import Launcher
 from orchestrator.scheduler.clean import Clean
 from orchestrator.scheduler.contacts import Contacts
+from orchestrator.scheduler.elastic import Elastic, ElasticTerms
 from orchestrator.scheduler.grants import Grants
 from orchestrator.scheduler.health import Health
 from orchestrator.scheduler.knowledge import Knowledge
@@ -38,6 +39,7 @@ from orchestrator.store.session import Store
 
 SURVEY_SECONDS = 5.0
 MEASURE_SECONDS = 2.0
+ELASTIC_SECONDS = 5.0
 REAP_SECONDS = 2.0
 CLEAN_SECONDS = 60.0
 HEALTH_SECONDS = 5.0
@@ -64,6 +66,7 @@ class ControlSettings:
     work_root: str
     cache_dir: str
     rules: Rules = field(default_factory=Rules)
+    elastic: ElasticTerms = field(default_factory=ElasticTerms)
 
 
 class ControlPlane:
@@ -91,11 +94,12 @@ class ControlPlane:
         )
         parts = _Parts(store, objects, launcher, knowledge, settings, self.leadership, Contacts(clock))
         measure = Measure(store, launcher, interval_seconds=MEASURE_SECONDS, clock=clock)
+        elastic = Elastic(store, launcher, terms=settings.elastic, interval_seconds=ELASTIC_SECONDS, clock=clock)
         self.runners: dict[str, Runner[Any, Any]] = {
             loop.name: Runner(
                 loop, is_leading=self.leadership.is_leading, health=self.health, on_phase=on_phase, clock=clock
             )
-            for loop in (self._lead.loop(), *parts.loops(), measure.loop())
+            for loop in (self._lead.loop(), *parts.loops(), measure.loop(), elastic.loop())
         }
         self._wake = connect(list(self.runners.values()))
 
@@ -190,7 +194,13 @@ class _Parts:
             attempt_lease_seconds=settings.attempt_lease_seconds,
             stop_grace_seconds=settings.stop_grace_seconds,
         )
-        return Place(self._store, self._leadership, starter, rules=settings.rules)
+        return Place(
+            self._store,
+            self._leadership,
+            starter,
+            rules=settings.rules,
+            addable_types=settings.elastic.device_types,
+        )
 
     def _launch(self) -> Launching:
         settings = self._settings

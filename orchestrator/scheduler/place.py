@@ -5,7 +5,8 @@ A job gets at most one active attempt, at the price that holds when it is placed
 than is left of their team's budget. A leader whose lease is gone decides nothing.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,17 @@ import structlog
 
 from orchestrator.domain.errors import LeaseLostError
 from orchestrator.domain.scheduling.actions import PREEMPTION_REASONS, Preempt, Start, Wait, WaitCode
+from orchestrator.domain.scheduling.demand import Demand, Lack
 from orchestrator.domain.scheduling.facts import Lock, Pin, Rules
 from orchestrator.domain.scheduling.sentences import wait_sentence
 from orchestrator.domain.states import JobState
+from orchestrator.scheduler.elastic import end_rest
 from orchestrator.scheduler.lead import Leadership
 from orchestrator.scheduler.loop import Loop
 from orchestrator.scheduler.starting import Starter
 from orchestrator.store import attempts, events, jobs, leader
 from orchestrator.store.events import Level
+from orchestrator.store.lacks import record_lacks
 from orchestrator.store.queueing import Queueing
 from orchestrator.store.scheduling import PoolFacts, record_claims
 from orchestrator.store.session import Store, WriteTx
@@ -29,6 +33,9 @@ EXPLAINED_PER_PASS = 100
 """Waiting jobs, from the front of the queue, whose reason is kept with them; of the others it is found when asked."""
 SAID_ONCE = frozenset({WaitCode.BEHIND, WaitCode.NO_ROOM})
 """Reasons that come and go with every start: an event says the first one, later ones only show as the phase."""
+NEEDS_SECONDS, NEEDS_SHARE = 1.0, 50
+"""Between two looks at what the pool lacks: a second at least, and fifty times as long as one takes."""
+NEEDS_AGAIN_SECONDS = 60.0
 PIN_SLACK_SECONDS = 60.0
 """A pin whose expected moment moved by less is not written again."""
 
@@ -45,16 +52,36 @@ class Claims:
     preemptions: tuple[Preempt, ...]
 
 
-Act = Start | Preempt | Claims | Wait
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What jobs wait for that the pool does not have, and the nodes that are to be woken for them."""
+
+    lacks: tuple[Lack, ...]
+    wakes: tuple[str, ...]
+
+
+Act = Start | Preempt | Claims | Wait | Needs
 
 
 class Place:
-    def __init__(self, store: Store, leadership: Leadership, starter: Starter, *, rules: Rules) -> None:
+    def __init__(
+        self,
+        store: Store,
+        leadership: Leadership,
+        starter: Starter,
+        *,
+        rules: Rules,
+        addable_types: Collection[str] = (),
+    ) -> None:
+        """`addable_types` are device types that the pool can grow by; any that it ever had, if none are named."""
         self._store = store
         self._leadership = leadership
         self._starter = starter
         self._queueing = Queueing(rules)
         self._phases: dict[str, str] = {}
+        self._addable_types = addable_types
+        self._needs: Needs | None = None
+        self._needs_at, self._needs_due = 0.0, 0.0
 
     def loop(self, *, interval_seconds: float) -> Loop[PoolFacts | None, Act]:
         return Loop(
@@ -63,7 +90,7 @@ class Place:
             load=self.load,
             decide=self.decide,
             apply=self.apply,
-            subject=lambda act: act.job_id,
+            subject=lambda act: "demand" if isinstance(act, Needs) else act.job_id,
             wakes=("launch", "watch"),
         )
 
@@ -76,7 +103,10 @@ class Place:
             raise
 
     def decide(self, facts: PoolFacts | None) -> Sequence[Act]:
-        """Starts first, then who makes room, then why the others wait."""
+        """Starts first, then who makes room, then why the others wait, and what is lacking.
+
+        What a node that is woken will hold is not said to fit nowhere.
+        """
         if facts is None:
             return ()
         decision = self._queueing.planner.decide(facts.now)
@@ -84,7 +114,25 @@ class Place:
         started = {start.job_id for start in decision.starts}
         claims = _changed_claims(facts, decision.locks, decision.pins, decision.preemptions)
         waits = self._explain(facts, started)
-        return [*decision.starts, *drains, *claims, *waits]
+        may_wake = any(device.resting for device in facts.devices)
+        needs = self._find_needs(facts, at_once=may_wake and any(w.code is WaitCode.NO_DEVICE for w in waits))
+        if any(each.wakes for each in needs):
+            waits = [wait for wait in waits if wait.code is not WaitCode.NO_DEVICE]
+        return [*decision.starts, *drains, *claims, *waits, *needs]
+
+    def _find_needs(self, facts: PoolFacts, *, at_once: bool) -> list[Needs]:
+        """Said when it is another one than before, while nodes are to be woken, and again now and then: another leader
+        may have said something else meanwhile."""
+        began = time.monotonic()
+        if began < self._needs_due and not at_once:
+            return []
+        found = self._queueing.planner.demand(facts.now, self._addable_types) if self._queueing.waiting else Demand()
+        ended = time.monotonic()
+        self._needs_due = ended + max(NEEDS_SECONDS, NEEDS_SHARE * (ended - began))
+        nodes = {device.device_id: device.node_name for device in facts.devices}
+        needs = Needs(lacks=found.lacks, wakes=tuple(sorted({nodes[device_id] for device_id in found.wakes})))
+        is_old = ended - self._needs_at >= NEEDS_AGAIN_SECONDS
+        return [needs] if needs != self._needs or needs.wakes or is_old else []
 
     def _explain(self, facts: PoolFacts, started: set[str]) -> list[Wait]:
         """The reasons that have changed, of the jobs at the front and of those that may not start at all."""
@@ -111,8 +159,14 @@ class Place:
                     self._claim(tx, act)
                 case Wait():
                     self._note_wait(tx, act)
+                case Needs():
+                    record_lacks(tx, act.lacks)
+                    for node_name in act.wakes:
+                        end_rest(tx, node_name, why="jobs wait for it")
         if isinstance(act, Wait):
             self._phases[act.job_id] = act.code.value
+        elif isinstance(act, Needs):
+            self._needs, self._needs_at = act, time.monotonic()
 
     def _require_leadership(self, tx: WriteTx) -> None:
         """Under the scheduler's lock: whoever leads now decides alone until the transaction ends."""

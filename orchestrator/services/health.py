@@ -1,14 +1,15 @@
 """Whether the control plane can work, and how busy it is: for probes and for Prometheus, so no caller is asked for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.domain.errors import TunepoolError
 from orchestrator.domain.failures import FailureKind
+from orchestrator.domain.scheduling.demand import Lack
 from orchestrator.domain.states import AttemptState, JobState
 from orchestrator.objects.client import Objects
 from orchestrator.services.pool import DeviceView, read_pool
-from orchestrator.store import attempts, jobs, leader, ledger
+from orchestrator.store import attempts, jobs, lacks, leader, ledger, nodes
 from orchestrator.store.session import Store
 
 
@@ -28,6 +29,8 @@ class Measurement:
     jobs: Mapping[JobState, int]
     attempts: Mapping[tuple[AttemptState, FailureKind | None], int]
     devices: tuple[DeviceView, ...]
+    lacks: Sequence[Lack]
+    resting_nodes: int
     ledger: Mapping[str, tuple[int, int]]
     leader: Check
 
@@ -54,6 +57,8 @@ class Health:
                 jobs=jobs.count_by_state(tx),
                 attempts=attempts.count_by_state(tx),
                 devices=read_pool(tx),
+                lacks=lacks.list_lacks(tx),
+                resting_nodes=sum(node.is_resting for node in nodes.list_nodes(tx)),
                 ledger=ledger.sum_by_device_type(tx),
                 leader=leads,
             )

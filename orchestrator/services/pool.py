@@ -1,14 +1,16 @@
 """The pool: devices, what holds them, and the price book."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.domain.errors import InvalidRequestError, NotFoundError
 from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.pool import Device, DeviceUse, Node, Price
+from orchestrator.domain.scheduling.demand import Lack
+from orchestrator.domain.scheduling.facts import Rules
 from orchestrator.domain.teams import Caller
 from orchestrator.services.teams import require_admin
-from orchestrator.store import audit, devices, nodes, prices
+from orchestrator.store import audit, devices, lacks, nodes, prices
 from orchestrator.store.session import ReadTx, Store
 
 
@@ -55,7 +57,10 @@ class NodeWish(StrEnum):
 
 @dataclass(frozen=True)
 class Pool:
+    """`rules` are those that the scheduler decides by."""
+
     store: Store
+    rules: Rules = field(default_factory=Rules)
 
     def list(self, caller: Caller) -> tuple[DeviceView, ...]:
         """Every device. Whose a use is, the API shows to the owner and to admins only."""
@@ -63,9 +68,14 @@ class Pool:
             return read_pool(tx)
 
     def nodes(self, caller: Caller) -> tuple[Node, ...]:
-        """Nodes that an admin has said something about."""
+        """Nodes that an admin, or the pool itself, has said something about."""
         with self.store.read() as tx:
             return tuple(nodes.list_nodes(tx))
+
+    def lacks(self, caller: Caller) -> tuple[Lack, ...]:
+        """The devices that waiting jobs of all teams would need beyond those that there are."""
+        with self.store.read() as tx:
+            return tuple(lacks.list_lacks(tx))
 
     def set_node(self, caller: Caller, node_name: str, wish: NodeWish) -> Node:
         """Let a node take jobs again, nothing new, or nothing at all: then what runs there saves and moves.

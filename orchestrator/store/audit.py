@@ -9,6 +9,9 @@ from orchestrator.domain.teams import AuditEntry, Caller
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.accounts import audit_entries
 
+AUTOMATIC = "scheduler"
+"""In place of a key and a team, where nobody asked."""
+
 
 def append_entry(
     tx: WriteTx, caller: Caller, action: str, subject: str, *, team_id: str | None = None, data: Mapping[str, Any] = {}
@@ -22,6 +25,15 @@ def append_entry(
             action=action,
             subject=subject,
             data=dict(data) or None,
+        )
+    )
+
+
+def append_automatic(tx: WriteTx, action: str, subject: str, *, data: Mapping[str, Any] = {}) -> None:
+    """What the pool itself did. It is of no team, so admins see it."""
+    tx.execute(
+        insert(audit_entries).values(
+            at=tx.now(), key_id=AUTOMATIC, team_id=AUTOMATIC, action=action, subject=subject, data=dict(data) or None
         )
     )
 

@@ -8,7 +8,9 @@ from sqlalchemy import RowMapping, select, update
 from orchestrator.domain.pool import Device, DeviceUse
 from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.domain.states import FINAL_ATTEMPT_STATES, AttemptState
+from orchestrator.store.nodes import list_nodes
 from orchestrator.store.session import ReadTx, WriteTx
+from orchestrator.store.spells import record_spells
 from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.pool import devices
 
@@ -31,7 +33,8 @@ class Declared(Protocol):
 
 
 def record_devices(tx: WriteTx, declared: Iterable[Declared]) -> None:
-    """Take over a survey: what it names is online, everything else is not."""
+    """Take over a survey: what it names is online, everything else is not. Spells of those that take jobs, or would
+    as soon as one needs them, go on."""
     now = tx.now()
     seen = {device.device_id: device for device in declared}
     tx.execute(
@@ -49,6 +52,8 @@ def record_devices(tx: WriteTx, declared: Iterable[Declared]) -> None:
         }
         statement = tx.insert(devices).values(device_id=device.device_id, **values)
         tx.execute(statement.on_conflict_do_update(index_elements=["device_id"], set_=values))
+    kept = {node.node_name for node in list_nodes(tx) if node.cordoned_at is not None and not node.is_resting}
+    record_spells(tx, {key: device.device_type for key, device in seen.items() if device.node_name not in kept})
 
 
 def list_devices(tx: ReadTx) -> list[Device]:

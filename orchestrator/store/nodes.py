@@ -8,16 +8,23 @@ from orchestrator.store.tables.pool import nodes
 
 
 def list_nodes(tx: ReadTx) -> list[Node]:
-    """Those that an admin has said something about, by name."""
+    """Those that something was said about, by name."""
     return [_node(row) for row in tx.rows(select(nodes).order_by(nodes.c.node_name))]
 
 
-def record_node(tx: WriteTx, node_name: str, *, cordoned: bool, draining: bool) -> Node:
-    """A first moment stays when it is said again. Draining includes the cordon."""
+def record_node(
+    tx: WriteTx, node_name: str, *, cordoned: bool, draining: bool = False, automatic: bool = False
+) -> Node:
+    """A first moment stays when it is said again. Draining includes the cordon. `automatic` is said by the pool."""
     now, known = tx.now(), next((n for n in list_nodes(tx) if n.node_name == node_name), None)
     cordoned_at = (known and known.cordoned_at) or now if cordoned or draining else None
     drain_at = (known and known.drain_requested_at) or now if draining else None
-    values = {"cordoned_at": cordoned_at, "drain_requested_at": drain_at}
+    values = {
+        "cordoned_at": cordoned_at,
+        "drain_requested_at": drain_at,
+        "automatic": automatic,
+        "changed_at": now,
+    }
     statement = tx.insert(nodes).values(node_name=node_name, **values)
     row = tx.row(statement.on_conflict_do_update(index_elements=["node_name"], set_=values).returning(nodes))
     assert row is not None
@@ -26,5 +33,9 @@ def record_node(tx: WriteTx, node_name: str, *, cordoned: bool, draining: bool) 
 
 def _node(row: RowMapping) -> Node:
     return Node(
-        node_name=row["node_name"], cordoned_at=row["cordoned_at"], drain_requested_at=row["drain_requested_at"]
+        node_name=row["node_name"],
+        cordoned_at=row["cordoned_at"],
+        drain_requested_at=row["drain_requested_at"],
+        automatic=row["automatic"],
+        changed_at=row["changed_at"],
     )

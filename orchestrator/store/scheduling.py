@@ -8,10 +8,18 @@ from sqlalchemy import select, update
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.pool import DeviceUse
 from orchestrator.domain.scheduling.facts import Lock, Pin, QueuedJob, RunningJob, SharedDevice, TeamTerms
-from orchestrator.domain.scheduling.views import Market, read_market, view_device, view_queued, view_running, view_team
+from orchestrator.domain.scheduling.views import (
+    Market,
+    read_market,
+    sum_attained,
+    view_device,
+    view_queued,
+    view_running,
+    view_team,
+)
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Team
-from orchestrator.store import arrays, attempts, checkpoints, devices, nodes, queue, teams
+from orchestrator.store import arrays, attempts, checkpoints, devices, nodes, queue, teams, usage
 from orchestrator.store.budgets import read_budget
 from orchestrator.store.prices import read_price
 from orchestrator.store.session import ReadTx, WriteTx
@@ -42,7 +50,7 @@ def read_pool_facts(tx: ReadTx) -> PoolFacts:
     return PoolFacts(
         devices=tuple(view_device(d, uses.get(d.device_id, ()), said.get(d.node_name), market) for d in all_devices),
         teams=tuple(view_team(team, _read_left(tx, team)) for team in teams.list_teams(tx)),
-        running=tuple(read_running(tx)),
+        running=tuple(read_running(tx, market)),
         locks=locks,
         pins=pins,
         market=market,
@@ -54,23 +62,42 @@ def _read_left(tx: ReadTx, team: Team) -> int | None:
     return None if team.budget_usd_micros is None else read_budget(tx, team).left_usd_micros
 
 
-def read_running(tx: ReadTx) -> list[RunningJob]:
+def read_running(tx: ReadTx, market: Market) -> list[RunningJob]:
     """Every job with an attempt that has not ended."""
     active = attempts.list_active(tx)
     found = {job.job_id: job for job in queue.list_jobs_of(tx, [attempt.job_id for attempt in active])}
     saved = checkpoints.list_newest_moments(tx, [attempt.attempt_id for attempt in active])
-    return [view_running(found[attempt.job_id], attempt, saved_at=saved.get(attempt.attempt_id)) for attempt in active]
+    attained = _read_attained(tx, (job for job in found.values() if job.attempts > 1), market)
+    return [
+        view_running(
+            found[attempt.job_id],
+            attempt,
+            saved_at=saved.get(attempt.attempt_id),
+            attained_seconds=attained.get(attempt.job_id, 0.0),
+        )
+        for attempt in active
+    ]
+
+
+def _read_attained(tx: ReadTx, of: Iterable[Job], market: Market) -> Mapping[str, float]:
+    """What the ended attempts of these jobs ran, in reference-device-seconds, also what was lost or billed to nobody:
+    turns go by what a job has had."""
+    found = usage.list_device_seconds(tx, [job.job_id for job in of])
+    return {job_id: sum_attained(by_type, market) for job_id, by_type in found.items()}
 
 
 def read_queued(tx: ReadTx, waiting: Iterable[Job], market: Market) -> list[QueuedJob]:
     """These queued jobs as the decision sees them."""
+    waiting = list(waiting)
     limits, warm = arrays.list_limits(tx), list_warm_nodes(tx)
+    attained = _read_attained(tx, (job for job in waiting if job.attempts), market)
     return [
         view_queued(
             job,
             market,
             array_limit=limits.get(job.array_id) if job.array_id else None,
             warm_nodes=warm.get(job.model_name, ()),
+            attained_seconds=attained.get(job.job_id, 0.0),
         )
         for job in waiting
     ]

@@ -3,7 +3,7 @@
 The ledger's dates are of UTC. Nothing here is stored: every figure is a sum over entries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -32,6 +32,7 @@ _USE: ColumnElement[str] = case(
 _COLUMNS: dict[Dimension, ColumnElement[Any]] = {
     Dimension.TEAM: _ENTRIES.team_id,
     Dimension.USER: jobs.c.created_by,
+    Dimension.DEVICE: attempts.c.device_id,
     Dimension.DEVICE_TYPE: _ENTRIES.device_type,
     Dimension.MODEL: jobs.c.model_name,
 }
@@ -76,6 +77,23 @@ def list_lines(
     if after is not None:
         query = query.where(tuple_(*place) > after)
     return [_line(row) for row in tx.rows(_within(query, team_id, period).order_by(*place).limit(limit))]
+
+
+def list_device_seconds(tx: ReadTx, job_ids: Collection[str]) -> dict[str, dict[str, float]]:
+    """What the ended attempts of these jobs ran, billed or not, in seconds of whole devices by type. A job without
+    entries is absent."""
+    if not job_ids:
+        return {}
+    shares = [_ENTRIES.rate_reserved_bytes, _ENTRIES.rate_device_bytes]
+    keys = [_ENTRIES.job_id, _ENTRIES.device_type, *shares]
+    query = select(*keys, func.sum(_microseconds(tx)).label("microseconds"))
+    found: dict[str, dict[str, float]] = {}
+    for row in tx.rows(query.where(_ENTRIES.job_id.in_(sorted(job_ids))).group_by(*keys)):
+        share = row["rate_reserved_bytes"] / row["rate_device_bytes"]
+        by_type = found.setdefault(row["job_id"], {})
+        seconds = int(row["microseconds"]) / 1e6 * share
+        by_type[row["device_type"]] = by_type.get(row["device_type"], 0.0) + seconds
+    return found
 
 
 def _within(query: Select[Any], team_id: str | None, period: Period) -> Select[Any]:

@@ -212,8 +212,19 @@ def measure(size: Size, seed: int) -> dict[str, float]:
         "event_pass_p95_seconds": percentile(seconds, 0.95),
         "event_pass_max_seconds": max(seconds),
         "event_pass_starts": starts,
+        "demand_seconds": _measure_demand(bench),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def _measure_demand(bench: Bench) -> float:
+    """How long it takes to say what a full pool lacks; the median of five."""
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        bench.planner.demand(bench.now)
+        seconds.append(time.perf_counter() - started)
+    return percentile(seconds, 0.5)
 
 
 def _settle(bench: Bench) -> None:

@@ -17,7 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api import __main__ as program
 from orchestrator.domain.errors import StoreUnavailableError
+from orchestrator.domain.scheduling.demand import Lack
 from orchestrator.settings import Settings
+from orchestrator.store.lacks import record_lacks
+from orchestrator.store.nodes import record_node
 from orchestrator.store.session import Store
 from orchestrator.wiring import build_services
 from tests.support.openai_clients import tickets
@@ -88,6 +91,31 @@ def test_prometheus_sees_the_pool_and_the_requests_without_ids(api_server: ApiSe
     assert found["tunepool_http_request_seconds_count", unmatched] == 1
     assert job_id not in text
     assert api_server.admin.team_id not in text
+
+
+def test_what_the_pool_lacks_and_which_nodes_rest_is_shown(api_server: ApiServer) -> None:
+    size = 24 * 2**30
+    lacking = [
+        Lack(device_type="l4", usable_bytes=size, together=1, groups=3, jobs=5),
+        Lack(device_type="l4", usable_bytes=size, together=2, groups=1, jobs=1),
+    ]
+    with api_server.services.store.write() as tx:
+        record_lacks(tx, lacking)
+        record_node(tx, "node-a", cordoned=True, automatic=True)
+    with api_server.http() as http:
+        pool, found = http.get("/v1/pool").json(), _samples(http.get("/metrics").text)
+    one = {"object": "lack", "device_type": "l4", "usable_bytes": size}
+    assert pool["lacks"] == [
+        {**one, "devices": 3, "together": 1, "jobs": 5},
+        {**one, "devices": 2, "together": 2, "jobs": 1},
+    ]
+    (node,) = pool["nodes"]
+    assert (node["id"], node["automatic"]) == ("node-a", True)
+    assert pool["rules"]["turns_hours"] == []
+    kind = (("device_type", "l4"), ("usable_bytes", str(size)))
+    assert found["tunepool_devices_lacking", kind] == 5
+    assert found["tunepool_jobs_lacking_devices", kind] == 6
+    assert found["tunepool_nodes_resting", ()] == 1
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.", "", "127.0.0.1@evil.example"])

@@ -21,6 +21,7 @@ from orchestrator.domain.usage_sums import Period
 from orchestrator.services.usage import LINES_PER_READ, UsageReader
 from orchestrator.store import jobs, ledger
 from orchestrator.store.session import Store
+from orchestrator.store.tables.pool import device_spells
 from tests.support.callers import make_caller
 from tests.support.rows import GIB, add_file, add_running_attempt, add_team
 from tests.support.servers import ApiServer
@@ -150,6 +151,28 @@ def test_days_are_of_utc_and_useful_time_stands_apart(world: World) -> None:
     assert november["total"]["entries"] == 2
     assert november["since"] == 1793491200
     assert world.json("vision", until="2026-11-01T00:30:00.25+00:00")["total"]["entries"] == 1
+
+
+def test_what_idled_is_told_to_admins_by_device_type_and_day(world: World) -> None:
+    """The device was there for two hours around midnight; nobody's attempt was on it."""
+    with world.server.services.store.write() as tx:
+        spell = {"device_id": "n/cuda:0", "device_type": "nvidia-rtx-4090", "is_open": False}
+        tx.execute(device_spells.insert().values(since_at=BEGIN, until_at=BEGIN + timedelta(hours=2), **spell))
+    window = {"since": "2026-10-31", "until": "2026-11-02"}
+    found = world.json(group_by="device_type,day", **window)
+    assert [(row["day"], row["idle_device_seconds"]) for row in found["data"]] == [
+        ("2026-10-31", 1799.75),
+        ("2026-11-01", 5400.25),
+    ]
+    assert found["total"]["idle_device_seconds"] == 7200
+    by_device = world.json(group_by="device", **window)["data"]
+    assert {row["device"]: row["idle_device_seconds"] for row in by_device}["n/cuda:0"] == 7200
+    assert {row["idle_device_seconds"] for row in world.json(group_by="team", **window)["data"]} == {None}
+    theirs = world.json("vision", group_by="day", **window)
+    assert {row["idle_device_seconds"] for row in (*theirs["data"], theirs["total"])} == {None}
+    table = world.table(format="csv", group_by="day", **window)
+    assert [row["idle_device_seconds"] for row in table] == ["1799.750000", "5400.250000"]
+    assert world.table(format="csv", group_by="team", **window)[0]["idle_device_seconds"] == ""
 
 
 @pytest.mark.parametrize(

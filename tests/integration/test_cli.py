@@ -277,6 +277,27 @@ def test_the_pool_shows_what_runs_and_hides_what_is_anothers(api: StubApi, tunep
     assert "another team's job (ending)" in out
 
 
+def test_the_pool_says_what_is_lacking_which_nodes_rest_and_what_holds(api: StubApi, tunepool: Tunepool) -> None:
+    rules = {"placement": "default", "preemption": True, "borrower_fairness": False, "turns_hours": [1, 8]}
+    answer = {
+        "object": "pool",
+        "devices": [],
+        "nodes": [{"id": "here", "cordoned_at": 5, "drain_requested_at": None, "automatic": True}],
+        "lacks": [
+            {"device_type": "nvidia-l4", "usable_bytes": 2**34, "devices": 1, "together": 1, "jobs": 3},
+            {"device_type": "nvidia-h100", "usable_bytes": 2**36, "devices": 4, "together": 2, "jobs": 1},
+        ],
+        "rules": {**rules, "pin_after_seconds": 600, "least_run_seconds": 600},
+    }
+    api.on("GET", "/v1/pool", as_json(answer))
+    assert tunepool("pool").out.splitlines()[-4:] == [
+        "here  rests: nothing ran there, and no job needs it",
+        "3 waiting jobs would start on 1 more device of type nvidia-l4 (16.0 GiB) now",
+        "1 waiting job would start on 4 more devices of type nvidia-h100 (64.0 GiB), 2 on one node, now",
+        "rules: guarantees and classes may stop jobs; borrowers take turns, after 1 and 8 device-hours",
+    ]
+
+
 def test_an_estimate_says_where_the_job_fits_and_leaves_no_file(
     api: StubApi, tunepool: Tunepool, job_file: Path
 ) -> None:

@@ -51,10 +51,19 @@ def test_a_report_is_a_table_with_the_wasted_apart(api: StubApi, tunepool: Tunep
     assert total == "billed: $1.234567; lost, charged to nobody: $0.000005"
 
 
+def test_a_report_of_the_pool_has_what_idled(api: StubApi, tunepool: Tunepool) -> None:
+    answer = usage({"day": "2026-11-01", "idle_device_seconds": 90.0}, by=["day"])
+    api.on("GET", USAGE, as_json({**answer, "total": {**FIGURES, "idle_device_seconds": 90.0}}))
+    head, row, total = tunepool("report", "--by", "day").out.splitlines()
+    assert head.split()[-1] == "IDLE"
+    assert row.split()[-2:] == ["1m", "30s"]
+    assert total.endswith("charged to nobody: $0.000005; idle: 1m 30s")
+
+
 def test_a_report_as_json_has_the_fields_of_the_api(api: StubApi, tunepool: Tunepool) -> None:
     api.on("GET", USAGE, as_json(usage({"team": "vision"}, by=["team"])))
     found = json.loads(tunepool("report", "--json").out)
-    assert found["total"] == FIGURES
+    assert found["total"] == {**FIGURES, "idle_device_seconds": None}
     assert found["data"][0]["team"] == "vision"
 
 

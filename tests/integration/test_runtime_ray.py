@@ -1,5 +1,6 @@
 """What only a real Ray cluster shows: two nodes, control planes that die, workers that die, memory that is taken."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestrator.domain.elastic import DeviceGroup
 from orchestrator.domain.errors import AttemptGoneError, ClusterUnavailableError
 from orchestrator.domain.protocol import AttemptSpec, Entry, Progress, Pulled, StopReason
 from orchestrator.runtime.launcher import Launch, PullRequest
@@ -258,3 +260,30 @@ def test_a_wrong_token_is_refused(cluster: Cluster) -> None:
     with pytest.raises(ClusterUnavailableError):
         stranger.list_devices()
     stranger.close()
+
+
+ASKED = """
+import sys
+import ray
+from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.experimental.internal_kv import _internal_kv_get
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+print(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL).decode())
+"""
+"""What Ray's autoscaler (v1) reads at its next look."""
+
+
+def test_the_head_keeps_what_devices_were_asked_for_last(cluster: Cluster, launcher: RayLauncher) -> None:
+    def asked() -> object:
+        command = [sys.executable, "-c", ASKED, cluster.address]
+        done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    one = DeviceGroup(device_type="cpu", bytes_by_index={0: 512 * MIB})
+    two = DeviceGroup(device_type="cpu", bytes_by_index={0: 1024 * MIB, 1: 1024 * MIB})
+    launcher.request_devices([one, one, two])
+    single = {"tunepool_device_0_mib": 512}
+    assert asked() == [single, single, {"tunepool_device_0_mib": 1024, "tunepool_device_1_mib": 1024}]
+    launcher.request_devices([])
+    assert asked() == []

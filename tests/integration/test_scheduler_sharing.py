@@ -22,6 +22,7 @@ from orchestrator.services.submissions import Submissions
 from orchestrator.services.why import Candidate, WhyReader
 from orchestrator.store import attempts, events, jobs, ledger, teams
 from orchestrator.store.budgets import read_budget
+from orchestrator.store.scheduling import read_pool_facts, read_queued
 from orchestrator.store.session import Store
 from orchestrator.store.tables.attempts import attempts as attempt_rows
 from tests.support.callers import as_role, make_caller
@@ -147,6 +148,44 @@ def test_a_normal_job_takes_the_place_of_an_idle_one(rig: Rig) -> None:
     assert rig.attempts(idle.job_id)[0].preempt_rule == "class"
     assert state_of(rig, normal) is JobState.RUNNING
     assert state_of(rig, idle) is JobState.QUEUED
+
+
+def test_with_turns_a_job_that_had_its_turn_leaves_and_comes_back(rig: Rig) -> None:
+    rules = Rules(turns_hours=(1.0, 8.0), least_run_seconds=600.0, least_grace_seconds=10.0)
+    rig.plane = rig.build(rules=rules)
+    one, other = make_team(rig), make_team(rig)
+    old = queue_job(rig, one, 6)
+    rig.step()
+    attempt = train(rig, old, checkpoint_at=3)
+    new = queue_job(rig, other, 6)
+    rig.step("place")
+    assert rig.attempts(old.job_id)[-1].preempt_rule is None, "it has not run for an hour"
+    with rig.store.write() as tx:
+        began = tx.now() - timedelta(hours=2)
+        where = attempt_rows.c.attempt_id == attempt.attempt_id
+        tx.execute(update(attempt_rows).where(where).values(started_at=began, created_at=began))
+    rig.plane = rig.build(rules=rules)
+    rig.step("lead", "place", "watch", "watch", "reap", "place")
+    assert (state_of(rig, old), state_of(rig, new)) == (JobState.QUEUED, JobState.RUNNING)
+    assert rig.attempts(old.job_id)[-1].preempt_rule == "turns"
+    words = "it has run for its turn, and another job has had less so far."
+    assert f"The job must make room for {new.job_id} within 10 s: {words}" in messages(rig, old)
+    with rig.store.read() as tx:
+        facts = read_pool_facts(tx)
+        (waiting,) = read_queued(tx, [rig.job(old.job_id)], facts.market)
+    assert waiting.attained_seconds == pytest.approx(2 * 3600 * 6 / 8, abs=60), "what it had counts when it comes back"
+    rig.step("place")
+    assert rig.attempts(new.job_id)[-1].preempt_rule is None, "who had more does not take the place back"
+    with rig.store.write() as tx:
+        jobs.request_cancel(tx, new.job_id)
+    rig.step()
+    rig.step()
+    assert state_of(rig, old) is JobState.RUNNING
+    again = rig.attempts(old.job_id)[-1]
+    assert (again.number, again.resumed_from_step) == (2, 3)
+    with rig.store.read() as tx:
+        (running,) = read_pool_facts(tx).running
+    assert running.attained_seconds == waiting.attained_seconds
 
 
 def test_a_drained_node_is_emptied_and_its_jobs_go_on_elsewhere(rig: Rig) -> None:

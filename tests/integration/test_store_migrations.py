@@ -16,7 +16,7 @@ from orchestrator.store.tables import accounts, attempts, files, jobs, observati
 from orchestrator.store.tables.conventions import metadata
 
 TABLE_MODULES = (accounts, attempts, files, jobs, observations, pool)
-TABLE_COUNT = 24
+TABLE_COUNT = 26
 
 
 @pytest.fixture

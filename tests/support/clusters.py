@@ -3,6 +3,7 @@
 One node listens on loopback alone, as the embedded stack's does; Ray does not allow several nodes that way.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -12,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from orchestrator.runtime.devices import declare_device, ray_start_arguments
 from orchestrator.runtime.launcher import DeclaredDevice
@@ -30,6 +32,14 @@ READY_SECONDS = 90.0
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """With "clusters" declared off, Ray binds loopback alone and calls itself by that address."""
 _MARK = "TEST_CLUSTER_MARK"
+_FAKE_NODES = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
+"""As ray.cluster_utils.AutoscalingCluster sets them, which we don't use: it stops every Ray of the machine first."""
 
 
 @dataclass
@@ -45,6 +55,8 @@ class Cluster:
     launchers: list[RayLauncher] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     """Of the further nodes, in the order in which they were added."""
+    autoscaling: Mapping[str, object] | None = None
+    """What the head's autoscaler is configured with: nodes that it adds are processes of this machine, too."""
 
     @property
     def address(self) -> str:
@@ -53,10 +65,16 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs that attaches to this cluster, or is part of it."""
-        return {**os.environ, **ray_environment(self.token), **self._binding, _MARK: self.mark}
+        variables = {**os.environ, **ray_environment(self.token), **self._binding, _MARK: self.mark}
+        return variables if self.autoscaling is None else variables | _FAKE_NODES
 
     def start_head(self, devices: Sequence[DeclaredDevice]) -> None:
-        self._start(["--head", "--port", str(self.port), "--node-ip-address", HOST], devices)
+        arguments = ["--head", "--port", str(self.port), "--node-ip-address", HOST]
+        if self.autoscaling is not None:
+            config = self.folder / "autoscaling.json"
+            config.write_text(json.dumps(self.autoscaling))
+            arguments.append(f"--autoscaling-config={config}")
+        self._start(arguments, devices)
 
     def add_node(self, devices: Sequence[DeclaredDevice]) -> None:
         """Another node of the same machine."""
@@ -150,16 +168,21 @@ class Cluster:
 
 
 @contextmanager
-def run_cluster(*nodes: Sequence[DeclaredDevice]) -> Iterator[Cluster]:
-    """A cluster of so many nodes, ready when it is given out."""
+def run_cluster(
+    *nodes: Sequence[DeclaredDevice], grows_by: DeclaredDevice | None = None, idle_minutes: float = 5
+) -> Iterator[Cluster]:
+    """A cluster of so many nodes, ready when it is given out. With `grows_by` Ray's own autoscaler adds one node with
+    that device when it is asked for, and takes it away once it was idle for `idle_minutes`."""
     # Short, because Ray's sockets are below it and a socket's path ends after 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="tp", dir="/tmp"))
+    port = _free_port()
     cluster = Cluster(
         folder=folder,
-        port=_free_port(),
+        port=port,
         token=secrets.token_hex(16),
         mark=secrets.token_hex(8),
-        is_loopback=len(nodes) == 1,
+        is_loopback=len(nodes) == 1 and grows_by is None,
+        autoscaling=None if grows_by is None else _autoscaling(grows_by, port, idle_minutes),
     )
     try:
         cluster.start_head(nodes[0])
@@ -176,6 +199,41 @@ def run_cluster(*nodes: Sequence[DeclaredDevice]) -> Iterator[Cluster]:
                 os.killpg(node.pid, signal.SIGTERM)
         cluster.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _autoscaling(device: DeclaredDevice, port: int, idle_minutes: float) -> dict[str, object]:
+    resources, labels = _declaration(device)
+    added = {"resources": {"CPU": 1, "object_store_memory": OBJECT_STORE_BYTES, **resources}, "labels": labels}
+    return {
+        "cluster_name": "test",
+        "max_workers": 1,
+        "idle_timeout_minutes": idle_minutes,
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": f"{HOST}:{port}",
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "added": {**added, "node_config": {}, "min_workers": 0, "max_workers": 1},
+        },
+        "head_node_type": "ray.head.default",
+        **{f"{name}_commands": [] for name in ("setup", "initialization", "head_setup", "worker_setup")},
+        **{f"{name}_start_ray_commands": [] for name in ("head", "worker")},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "auth": {},
+    }
+
+
+def _declaration(device: DeclaredDevice) -> tuple[dict[str, int], dict[str, str]]:
+    """(resources, labels), from the arguments that a node of production starts with."""
+    arguments = ray_start_arguments([device])
+    labels = arguments[arguments.index("--labels") + 1]
+    resources = json.loads(arguments[arguments.index("--resources") + 1])
+    return resources, dict(pair.split("=", 1) for pair in labels.split(","))
 
 
 def cpu_device(node_name: str, *, mebibytes: int = 1024) -> DeclaredDevice:

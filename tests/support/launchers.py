@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from orchestrator.domain.elastic import DeviceGroup
 from orchestrator.domain.errors import AttemptGoneError, ClusterUnavailableError, LeaseLostError
 from orchestrator.domain.protocol import (
     OUTCOME_KINDS,
@@ -97,6 +98,7 @@ class ScriptedLauncher:
             problems=(),
         )
         self.measured: list[str] = []
+        self.requests: list[tuple[DeviceGroup, ...]] = []
         self.speed = CPU_SPEED.model_copy(update={"measured": True})
         self.entries_per_pull = entries_per_pull
         self.available = True
@@ -183,6 +185,10 @@ class ScriptedLauncher:
         self._check("measure")
         self.measured.append(node_name)
         return self.speed
+
+    def request_devices(self, groups: Sequence[DeviceGroup]) -> None:
+        self._check("request_devices")
+        self.requests.append(tuple(groups))
 
     def close(self) -> None:
         self._check("close")

@@ -11,7 +11,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,8 @@ from uuid import uuid4
 
 import psycopg
 from psycopg import sql
+
+from orchestrator.runtime.scratch import Scratch
 
 READY = "database system is ready to accept connections"
 START_SECONDS = 60
@@ -36,7 +37,9 @@ class PostgresServer:
 
     def __init__(self, *, durable: bool = False) -> None:
         self._configuration = CONFIGURATION if durable else CONFIGURATION | NOT_DURABLE
-        self.folder = Path(tempfile.mkdtemp(prefix="tp-pg-"))
+        self._scratch = Scratch("tp-pg-")
+        self.folder = self._scratch.path / "pg"
+        self.folder.mkdir(mode=0o700)
         self.log: list[str] = []
         self._ready = threading.Event()
         self._identity = _unprivileged_identity()
@@ -44,11 +47,12 @@ class PostgresServer:
         try:
             self._start()
         except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._scratch.remove()
             raise
 
     def _start(self) -> None:
         if self._identity:
+            self._scratch.path.chmod(0o711)
             os.chown(self.folder, self._identity["user"], self._identity["group"])
         binaries = _reachable_binaries(self.folder, self._identity)
         subprocess.run(
@@ -108,7 +112,7 @@ class PostgresServer:
             self._process.kill()
             self._process.wait()
         self._reader.join()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._scratch.remove()
 
 
 def _unprivileged_identity() -> dict[str, Any]:

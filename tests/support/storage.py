@@ -6,11 +6,9 @@ process that started it, even when that is killed.
 
 import json
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,7 +24,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from api.stack.weed import remove_dead_sockets
 from orchestrator.objects.client import Objects
+from orchestrator.runtime.scratch import Scratch
 
 REGION = "us-east-1"
 START_SECONDS = 30.0
@@ -72,9 +72,13 @@ class StorageServer:
 
     access_key: str = field(default_factory=lambda: secrets.token_hex(8))
     secret_key: str = field(default_factory=lambda: secrets.token_hex(20))
-    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="tunepool-s3-")))
+    scratch: Scratch = field(default_factory=lambda: Scratch("tunepool-s3-"))
     ports: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.scratch.path
 
     @property
     def endpoint(self) -> str:
@@ -82,6 +86,7 @@ class StorageServer:
 
     def start(self) -> None:
         """Return when the server takes writes. Free ports may be taken by others meanwhile, so it is tried again."""
+        remove_dead_sockets()
         (self.folder / "data").mkdir(exist_ok=True)
         credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         identity = {"name": "tunepool", "credentials": credentials, "actions": ["Admin"]}
@@ -105,7 +110,7 @@ class StorageServer:
 
     def remove(self) -> None:
         self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.scratch.remove()
 
     def open_objects(self, bucket: str) -> Objects:
         return Objects(self.endpoint, REGION, bucket=bucket, access_key=self.access_key, secret_key=self.secret_key)

@@ -223,3 +223,19 @@ def test_old_ray_sessions_are_dropped_and_nothing_else(folder: DataFolder) -> No
     (folder.ray / "other").mkdir()
     rayhead.drop_old_sessions(folder)
     assert [path.name for path in folder.ray.iterdir()] == ["other"]
+
+
+def test_sockets_that_nobody_serves_any_more_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weed, "SOCKET_FOLDER", tmp_path)
+    dead, live = tmp_path / "seaweedfs-s3-grpc-1.sock", tmp_path / "seaweedfs-s3-grpc-2.sock"
+    with socket.socket(socket.AF_UNIX) as closed, socket.socket(socket.AF_UNIX) as served:
+        closed.bind(str(dead))
+        closed.close()
+        served.bind(str(live))
+        served.listen()
+        weed.remove_dead_sockets()
+        assert dead.exists(), "its server may be about to listen"
+        monkeypatch.setattr(weed, "YOUNGEST_SECONDS", -1.0)
+        weed.remove_dead_sockets()
+        assert live.exists()
+        assert not dead.exists()

@@ -59,6 +59,7 @@ def test_everything_is_built_without_asking_anyone(tmp_path: Path) -> None:
         "reap",
         "clean",
         "measure",
+        "elastic",
     ]
     assert not plane.leadership.is_leading()
     services.close()
@@ -74,6 +75,16 @@ def test_estimates_are_traced_unless_the_settings_say_no_and_nothing_is_started(
     assert threading.active_count() == before
     for services in (traced, plain):
         services.close()
+
+
+def test_turns_are_a_setting_whose_levels_ascend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wiring.read_rules(_settings(tmp_path)).turns_hours == ()
+    monkeypatch.setenv("TUNEPOOL_TURNS_HOURS", "[1, 8]")
+    assert wiring.read_rules(_settings(tmp_path)).turns_hours == (1.0, 8.0)
+    for wrong in ("[8, 1]", "[0, 1]", "[1, 1]", "[-1]"):
+        monkeypatch.setenv("TUNEPOOL_TURNS_HOURS", wrong)
+        with pytest.raises(ValueError, match="each higher than the one before"):
+            _settings(tmp_path)
 
 
 def test_each_start_has_another_owner() -> None:

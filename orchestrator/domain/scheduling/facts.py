@@ -27,7 +27,7 @@ class SharedDevice:
 
     `weight_micros` is what all of the device counts for, in micros of the reference device. A device that is not
     `schedulable` (offline, cordoned, draining) keeps what runs on it and takes nothing new; jobs with checkpoints leave
-    one that is `draining`.
+    one that is `draining`. One that is `resting` is there, and cordoned only because nothing ran on its node.
     """
 
     device_id: str
@@ -40,6 +40,7 @@ class SharedDevice:
     held_for: Mapping[str, int] = field(default_factory=dict)
     schedulable: bool = True
     draining: bool = False
+    resting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

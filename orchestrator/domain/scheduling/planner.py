@@ -1,11 +1,12 @@
 """The scheduler's decision, held between passes so that a small change costs a small pass."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
 from orchestrator.domain.scheduling.actions import Decision, Wait
 from orchestrator.domain.scheduling.context import Pass
+from orchestrator.domain.scheduling.demand import Demand, find_demand
 from orchestrator.domain.scheduling.facts import Lock, Pin, QueuedJob, Rules, RunningJob, SharedDevice, TeamTerms
 from orchestrator.domain.scheduling.hints import Hint, find_hints
 from orchestrator.domain.scheduling.placement_policies import PlacementPolicy, get_policy
@@ -84,6 +85,12 @@ class Planner:
         """What would let the job start. Raises KeyError for an unknown job."""
         with self._pass(now) as found:
             return find_hints(found, self._state.waiting[job_id])
+
+    def demand(self, now: float, types: Collection[str] = ()) -> Demand:
+        """The whole devices that waiting jobs would need now beyond what is or soon will be free; new ones only of
+        these device types, if any are named."""
+        with self._pass(now) as found:
+            return find_demand(found, types)
 
     def order(self, now: float) -> list[str]:
         """The queue, first to last: the order in which jobs would start if there were room for all."""

@@ -193,4 +193,4 @@ def _same_hardware(old: dict[str, SharedDevice], new: dict[str, SharedDevice]) -
 
 
 def _hardware(device: SharedDevice) -> SharedDevice:
-    return replace(device, held_bytes=0, schedulable=True, draining=False)
+    return replace(device, held_bytes=0, schedulable=True, draining=False, resting=False)

@@ -51,6 +51,13 @@ class Market:
         return WHOLE_DEVICE_MICROS * self.prices[device_type] // reference
 
 
+def sum_attained(by_type: Mapping[str, float], market: Market) -> float:
+    """Device-seconds by type in reference-device-seconds; a type that has left the pool counts as the reference."""
+    reference = WHOLE_DEVICE_MICROS
+    weights = {name: market.weight_micros(name) if name in market.prices else reference for name in by_type}
+    return sum(seconds * weights[name] / reference for name, seconds in sorted(by_type.items()))
+
+
 def read_market(devices: Iterable[Device], prices: Mapping[str, int]) -> Market:
     kinds: dict[str, DeviceKind] = {}
     least: dict[str, int] = {}
@@ -79,6 +86,7 @@ def view_device(device: Device, uses: Iterable[DeviceUse], node: Node | None, ma
         held_for=held_for,
         schedulable=device.online and not cordoned,
         draining=node is not None and node.drain_requested_at is not None,
+        resting=device.online and node is not None and node.is_resting,
     )
 
 
@@ -97,7 +105,12 @@ def view_team(team: Team, left_usd_micros: int | None) -> TeamTerms:
 
 
 def view_queued(
-    job: Job, market: Market, *, array_limit: int | None = None, warm_nodes: Collection[str] = ()
+    job: Job,
+    market: Market,
+    *,
+    array_limit: int | None = None,
+    warm_nodes: Collection[str] = (),
+    attained_seconds: float = 0.0,
 ) -> QueuedJob:
     """A queued job; its places and costs by today's prices."""
     assert job.queued_at is not None, "a queued job has a place in the queue"
@@ -135,11 +148,13 @@ def view_queued(
         array_id=job.array_id,
         array_limit=array_limit,
         preempted_at=tuple(at.timestamp() for at in job.preempted_at),
+        attained_seconds=attained_seconds,
     )
 
 
-def view_running(job: Job, attempt: Attempt, *, saved_at: datetime | None) -> RunningJob:
-    """A job with an attempt that holds its device. `saved_at` is its newest checkpoint."""
+def view_running(job: Job, attempt: Attempt, *, saved_at: datetime | None, attained_seconds: float = 0.0) -> RunningJob:
+    """A job with an attempt that holds its device. `saved_at` is its newest checkpoint; `attained_seconds` is what its
+    earlier attempts ran."""
     started = attempt.started_at or attempt.created_at
     asked = attempt.preempt_rule is not None or attempt.stop_requested_at is not None
     return RunningJob(
@@ -155,6 +170,7 @@ def view_running(job: Job, attempt: Attempt, *, saved_at: datetime | None) -> Ru
         queued_at=job.queued_at.timestamp() if job.queued_at else 0.0,
         checkpoint_seconds=_checkpoint_seconds(attempt),
         preempted_at=tuple(at.timestamp() for at in job.preempted_at),
+        attained_seconds=attained_seconds,
         is_stopping=asked,
         stopping_for=attempt.preempted_for,
         stops_by_at=attempt.grace_ends_at.timestamp() if attempt.grace_ends_at else None,

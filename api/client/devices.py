@@ -1,0 +1,73 @@
+"""The pool as the API shows it: its devices, what holds them, nodes, prices, and what is lacking."""
+
+from api.client.results import Result
+
+
+class DeviceUse(Result):
+    """Ids are None when the use is another team's."""
+
+    attempt_id: str | None
+    job_id: str | None
+    reserved_bytes: int
+    peak_device_bytes: int
+    draining: bool
+
+
+class Device(Result):
+    id: str
+    node: str
+    device_type: str
+    kind: str
+    usable_bytes: int
+    reserved_bytes: int
+    free_bytes: int
+    online: bool
+    uses: tuple[DeviceUse, ...] = ()
+
+
+class Node(Result):
+    """A node that is cordoned or drained; moments are None for what was not said. `automatic` when the pool itself did
+    it because nothing ran there; then it comes back when a job needs it."""
+
+    id: str
+    cordoned_at: int | None
+    drain_requested_at: int | None
+    automatic: bool = False
+
+
+class Lack(Result):
+    """Whole devices that waiting jobs would need beyond those that there are, so many `together` on one node."""
+
+    device_type: str
+    usable_bytes: int
+    devices: int
+    together: int
+    jobs: int
+
+
+class PoolRules(Result):
+    """`turns_hours` are device-hours after which a job that borrows has had its turn, empty without turns."""
+
+    placement: str
+    preemption: bool
+    borrower_fairness: bool
+    turns_hours: tuple[float, ...]
+    pin_after_seconds: int
+    least_run_seconds: int
+
+
+class Pool(Result):
+    """`rules` is None from a server that does not tell them."""
+
+    rules: PoolRules | None = None
+    devices: tuple[Device, ...]
+    nodes: tuple[Node, ...] = ()
+    lacks: tuple[Lack, ...] = ()
+
+
+class Price(Result):
+    device_type: str
+    version: int
+    usd_micros_per_hour: int
+    usd_per_hour: str
+    created_at: int
