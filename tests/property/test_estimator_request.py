@@ -39,6 +39,8 @@ LORA = st.fixed_dictionaries(
         "target_modules": st.sampled_from([None, [], "all-linear", ["q_proj"], ["lm_head"], ["embed_tokens"], ["x"]]),
         "use_dora": st.booleans(),
         "use_rslora": st.booleans(),
+        "use_lora_fa": st.booleans(),
+        "modules_to_save": st.sampled_from([None, ["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]]),
         "adapter_dtype": DTYPES,
         "bias": st.sampled_from(["none", "all", "lora_only"]),
     },
@@ -93,6 +95,60 @@ def test_a_field_of_any_value_is_answered_or_named(line: dict[str, Any], data: s
     names = sorted(place) or ["surprise"]
     place[data.draw(st.sampled_from([*names, "surprise"]))] = data.draw(JUNK)
     _check(answer_line(json.dumps(changed)))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    training=st.fixed_dictionaries(
+        {
+            "max_seq_length": st.integers(8, 64),
+            "micro_batch_size": st.integers(1, 4),
+            "dtype": st.sampled_from(["bfloat16", "float32"]),
+            "loss": st.sampled_from(["materialized", "chunked", "fused"]),
+            "attention": st.sampled_from(["flash", "sdpa", "eager"]),
+            "optimizer": st.sampled_from(["adamw", "adamw_torch", "paged_adamw_8bit", "adafactor", "rmsprop"]),
+            "padded": st.booleans(),
+        }
+    ),
+    rank=st.sampled_from([1, 4, 8]),
+    quantization=st.sampled_from(["none", "nf4", "int8"]),
+    devices=st.sampled_from([{}, {"count": 4, "sharding": "ddp"}, {"count": 4, "sharding": "fsdp"}]),
+)
+def test_more_never_takes_less(training: dict[str, Any], rank: int, quantization: str, devices: dict[str, Any]) -> None:
+    """More rows, longer ones, a higher rank, and layers that keep everything."""
+    line: dict[str, Any] = {
+        "model_config": CONFIG,
+        "lora": {"r": rank, "target_modules": "all-linear"},
+        "quantization": {"type": quantization},
+        "training": {**training, "gradient_checkpointing": True},
+        "devices": devices,
+    }
+    least = _peak(line)
+    assert least <= _peak(line | {"lora": {**line["lora"], "r": 2 * rank}})
+    for change in (
+        {"micro_batch_size": training["micro_batch_size"] + 1},
+        {"max_seq_length": training["max_seq_length"] + 8},
+        {"gradient_checkpointing": False},
+    ):
+        assert least <= _peak(line | {"training": line["training"] | change}), change
+
+
+def _peak(line: dict[str, Any]) -> int:
+    return int(answer_line(json.dumps(line))["peak_allocated_bytes"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"model_config": {"model_type": "vit"}}, "model_config.model_type: vit is not a causal language model"),
+        ({"model_config": CONFIG | {"num_hidden_layers": 20_000}}, "model_config.num_hidden_layers: 1 to 1000"),
+        ({"lora": {"modules_to_save": ["nowhere"]}}, "lora.modules_to_save: this architecture has no module 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_traced_is_named(fields: dict[str, Any], reason: str) -> None:
+    answer = answer_line(json.dumps({"id": 7, "model_config": CONFIG, **fields}))
+    assert answer["id"] == 7
+    assert answer["error"].startswith(reason)
 
 
 def _check(answer: dict[str, Any]) -> None:

@@ -148,6 +148,11 @@ class Tracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        """Without function modes: each look at a shape would pass through them, three for every operation."""
+        with torch._C.DisableTorchFunction():
+            return self._record(func, args, kwargs)
+
+    def _record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
         result = _replay.run(func, args, kwargs)
         counts = _FLOPS.get(func)
         if counts is not None:
