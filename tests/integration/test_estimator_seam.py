@@ -58,6 +58,20 @@ def test_whatever_a_plan_may_say_is_understood(sizer: TracedSizer, changes: dict
     assert (found.method, found.reason) == ("traced", None)
 
 
+def test_a_cpu_reserves_what_its_process_takes(sizer: TracedSizer) -> None:
+    """[4, 64] tokens in NF4: a real training process took 1053 MiB (docs/benchmarks.md)."""
+    plan = make_plan(quantization="nf4", micro_batch_rows=4, max_seq_tokens=64)
+    (found,) = sizer.measure(MODEL, [plan], kind="cpu")
+    assert (found.method, found.reason) == ("traced", None)
+    assert found.device_bytes == pytest.approx(1053 * 2**20, rel=0.1)
+    assert found.total_bytes == found.device_bytes + found.breakdown["margin"]
+    (refused,) = sizer.measure(MODEL, [make_plan(quantization="int8")], kind="cpu")
+    assert (refused.method, refused.reason) == (
+        "closed_form",
+        "the tracer cannot do this: quantization.type: int8's products on a CPU are not traced",
+    )
+
+
 def test_what_would_make_it_smaller_is_traced_too(sizer: TracedSizer) -> None:
     savings = suggest_savings(make_plan(micro_batch_rows=2), Gauge(sizer=sizer, model=MODEL, kind="cuda"))
     assert {change.method for change in savings} == {"traced"}
