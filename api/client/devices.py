@@ -1,4 +1,4 @@
-"""The pool as the API shows it: its devices, what holds them, nodes, prices, and what is lacking."""
+"""The pool's devices, what holds them, what was said of nodes, and what is lacking, as the API answers with them."""
 
 from api.client.results import Result
 
@@ -63,11 +63,3 @@ class Pool(Result):
     devices: tuple[Device, ...]
     nodes: tuple[Node, ...] = ()
     lacks: tuple[Lack, ...] = ()
-
-
-class Price(Result):
-    device_type: str
-    version: int
-    usd_micros_per_hour: int
-    usd_per_hour: str
-    created_at: int

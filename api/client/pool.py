@@ -2,9 +2,9 @@
 
 from typing import Unpack
 
-from api.client.devices import Node, Pool, Price
+from api.client.devices import Node, Pool
 from api.client.jobs import EstimateFields
-from api.client.results import Accuracy, BaseModelInfo, Deleted, Estimate, Model
+from api.client.results import Accuracy, BaseModelInfo, Deleted, Estimate, Model, Price
 from api.client.tail import read_pages
 from api.client.transport import Transport
 

@@ -234,6 +234,14 @@ class BaseModelInfo(Result):
     facts: dict[str, Any]
 
 
+class Price(Result):
+    device_type: str
+    version: int
+    usd_micros_per_hour: int
+    usd_per_hour: str
+    created_at: int
+
+
 class PredictedRows(Result):
     """What is known of the training file; `tokens_are` and `longest_is` say whether it was given or guessed."""
 

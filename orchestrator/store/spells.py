@@ -30,8 +30,9 @@ def record_spells(tx: WriteTx, offered: Mapping[str, str]) -> None:
         if offered.get(device_id) == row["device_type"] and now - row["until_at"] <= LONGEST_GAP
     ]
     _close(tx, known.keys() - set(kept))
-    is_kept = and_(spells.c.is_open.is_(True), spells.c.device_id.in_(sorted(kept)))
-    tx.execute(update(spells).where(is_kept).values(until_at=now))
+    # Earlier for who waited for a lock: on PostgreSQL a transaction's clock stands still from its begin.
+    is_earlier = and_(spells.c.is_open.is_(True), spells.c.device_id.in_(sorted(kept)), spells.c.until_at < now)
+    tx.execute(update(spells).where(is_earlier).values(until_at=now))
     for device_id in sorted(offered.keys() - set(kept)):
         values = {"until_at": now, "device_type": offered[device_id], "is_open": True}
         statement = tx.insert(spells).values(device_id=device_id, since_at=now, **values)

@@ -58,7 +58,7 @@ attempts = Table(
     Column("started_at", Moment),
     Column("last_contact_at", Moment),
     Column("ended_at", Moment),
-    Column("released_at", Moment, index=True),
+    Column("released_at", Moment),
     Column("peak_allocated_bytes", BigInteger, nullable=False),
     Column("peak_reserved_bytes", BigInteger, nullable=False),
     Column("peak_device_bytes", BigInteger, nullable=False),

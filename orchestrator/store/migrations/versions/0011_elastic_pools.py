@@ -17,7 +17,6 @@ MOMENT = sa.DateTime(timezone=True).with_variant(sa.BigInteger(), "sqlite")
 def upgrade() -> None:
     op.add_column("nodes", sa.Column("automatic", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("nodes", sa.Column("changed_at", MOMENT, nullable=True))
-    op.create_index(op.f("ix_attempts_released_at"), "attempts", ["released_at"])
     op.create_table(
         "device_spells",
         sa.Column("device_id", sa.Text(), nullable=False),
@@ -44,7 +43,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("lacks")
     op.drop_table("device_spells")
-    op.drop_index(op.f("ix_attempts_released_at"), "attempts")
     with op.batch_alter_table("nodes") as table:
         table.drop_column("changed_at")
         table.drop_column("automatic")
