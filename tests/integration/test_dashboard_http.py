@@ -168,7 +168,7 @@ def test_a_viewer_is_offered_nothing_that_changes_something(dashboard: Pool) -> 
     with surf(dashboard, "viewer") as http:
         for page in PAGES:
             text = http.get(dashboard.path(page)).text
-            forms = set(re.findall(r'<form[^>]*action="([^"]+)"', text))
+            forms = set(re.findall(r'<form[^>]*method="post"[^>]*action="([^"]+)"', text))
             assert not forms - {"/theme", "/logout", "/jobs", "/jobs/compare", "/new"}, page
             assert "Cancel</button>" not in text
             assert "Submit job" not in text
