@@ -12,7 +12,8 @@ from api.cli.memory import Bar, draw_memory
 from api.cli.output import print_facts, print_line, say_bytes, say_moment, say_seconds, say_usd, status_text
 from api.cli.plain import signs_of
 from api.cli.waiting import waiting
-from api.client.results import Attempt, Device, Job, MetricPoint
+from api.client.devices import Device
+from api.client.results import Attempt, Job, MetricPoint
 from api.client.tunepool import Tunepool
 
 CURVES = (

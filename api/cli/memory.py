@@ -10,7 +10,8 @@ from rich.text import Text
 
 from api.cli.output import say_bytes, say_part
 from api.cli.plain import Signs, signs_of
-from api.client.results import Attempt, Device, Job
+from api.client.devices import Device
+from api.client.results import Attempt, Job
 
 PEAKS = (
     ("on the device", "device_bytes", "peak_device_bytes"),

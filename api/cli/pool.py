@@ -12,7 +12,7 @@ from api.cli.connection import JsonOption, connect
 from api.cli.exits import CommandError
 from api.cli.output import print_line, print_table, say_bytes, say_moment, say_usd, show, show_id
 from api.cli.waiting import waiting
-from api.client.results import Device, Node, Pool
+from api.client.devices import Device, Node, Pool
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node's name, as `tunepool pool` shows it.")]
 models_app = typer.Typer(help="Base models of the pool: list, add, remove.")

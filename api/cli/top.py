@@ -19,8 +19,9 @@ from api.cli.keyboard import Keyboard
 from api.cli.output import make_console, print_json
 from api.cli.top_view import Frame, JobLine, draw_frame
 from api.cli.waiting import waiting
+from api.client.devices import Pool
 from api.client.errors import ConnectionFailedError, NotFoundError, RateLimitedError, ServerError
-from api.client.results import Job, Pool
+from api.client.results import Job
 from api.client.tunepool import Tunepool
 
 JOBS_PER_LOOK = 100

@@ -17,7 +17,8 @@ from api.cli.job_view import draw_progress
 from api.cli.memory import Bar
 from api.cli.output import SHORT_ID, STATUS_STYLES, say_age, say_bytes, say_clock, say_moment, say_part
 from api.cli.plain import Signs, cut, harmless, signs_of
-from api.client.results import Device, Job, Pool
+from api.client.devices import Device, Pool
+from api.client.results import Job
 
 ORDER = ("running", "pausing", "validating_files", "queued", "paused")
 """Whatever else there is has ended, and comes last, the newest first."""

@@ -234,41 +234,6 @@ class BaseModelInfo(Result):
     facts: dict[str, Any]
 
 
-class DeviceUse(Result):
-    """Ids are None when the use is another team's."""
-
-    attempt_id: str | None
-    job_id: str | None
-    reserved_bytes: int
-    peak_device_bytes: int
-    draining: bool
-
-
-class Device(Result):
-    id: str
-    node: str
-    device_type: str
-    kind: str
-    usable_bytes: int
-    reserved_bytes: int
-    free_bytes: int
-    online: bool
-    uses: tuple[DeviceUse, ...] = ()
-
-
-class Node(Result):
-    """A node that an admin has cordoned or drained; moments are None for what was not said."""
-
-    id: str
-    cordoned_at: int | None
-    drain_requested_at: int | None
-
-
-class Pool(Result):
-    devices: tuple[Device, ...]
-    nodes: tuple[Node, ...] = ()
-
-
 class Price(Result):
     device_type: str
     version: int

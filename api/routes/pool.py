@@ -2,17 +2,18 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
 from api.dependencies import Admin, Pool, Reader
 from api.openapi import failures
 from api.requests import JsonRoute
-from api.schemas.pool import DeviceOut, NodeOut, PoolOut, PriceCreate, PriceOut
+from api.schemas.pool import DeviceOut, NodeOut, PoolHistoryOut, PoolOut, PriceCreate, PriceOut
 from api.schemas.wire import ListPage, list_page
 from orchestrator.services.pool import NodeWish
 
 NodeName = Annotated[str, Path(max_length=253, description="The node's name, as the pool shows it.")]
 Wish = Annotated[NodeWish, Path(description="What the node is to do.")]
+Hours = Annotated[int, Query(ge=1, le=168, description="How far back it goes.")]
 router = APIRouter(prefix="/v1/pool", tags=["Pool"], route_class=JsonRoute)
 
 
@@ -22,6 +23,12 @@ def get_pool(caller: Reader, pool: Pool) -> PoolOut:
     devices = [DeviceOut.of(view, caller.visible_team_id) for view in pool.list(caller)]
     nodes = [NodeOut.of(node) for node in pool.nodes(caller) if node.cordoned_at is not None]
     return PoolOut(object="pool", devices=devices, nodes=nodes)
+
+
+@router.get("/history", responses=failures(400), summary="Show what held the devices")
+def get_pool_history(caller: Reader, pool: Pool, hours: Hours = 24) -> PoolHistoryOut:
+    """Every hold of the last hours, with its bytes. Whose a hold was shows to its own team and to admins."""
+    return PoolHistoryOut.of(pool.history(caller, hours=hours), caller.visible_team_id)
 
 
 @router.post("/nodes/{node_name}/{wish}", responses=failures(400, 404), summary="Cordon, drain or uncordon a node")

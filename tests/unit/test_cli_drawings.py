@@ -14,7 +14,8 @@ from api.cli.memory import Bar
 from api.cli.plain import ASCII, UNICODE
 from api.cli.plot import smoothed
 from api.cli.plot_view import Line, choose_log_ticks, choose_ticks, draw_plot
-from api.client.results import Attempt, Device, Job, MetricPoint
+from api.client.devices import Device
+from api.client.results import Attempt, Job, MetricPoint
 from tests.support.demo_pool import GIB, an_attempt, running_job, the_devices, the_metrics
 
 FIGURES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300)

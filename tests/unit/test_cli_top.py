@@ -8,7 +8,8 @@ from rich.console import Console
 
 from api.cli.top import scroll
 from api.cli.top_view import Frame, JobLine, draw_frame
-from api.client.results import Job, Pool
+from api.client.devices import Pool
+from api.client.results import Job
 from tests.support.demo_pool import HOSTILE, NOW, a_device, a_job, a_use, the_devices, the_jobs
 
 
