@@ -122,7 +122,7 @@ class Keys:
                 secret_sha256=hash_secret(secret),
                 expires_at=None if expires_in_seconds is None else tx.now() + timedelta(seconds=expires_in_seconds),
             )
-            said = {"name": key.name, "role": role.value}
+            said = {"name": key.name, "role": str(role)}
             audit.append_entry(tx, caller, "key.create", key.key_id, team_id=team_id, data=said)
         return NewKey(key=key, secret=secret)
 

@@ -6,29 +6,10 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from api.dashboard.session import COOKIE, make_token
-from tests.support.dashboards import HOSTILE_LINES, JOBS, PAGES, Pool, chats
+from api.dashboard.session import make_token
+from tests.support.dashboards import HOSTILE_LINES, HTML, JOBS, PAGES, Pool, chats, surf, token
 
-HTML = {"accept": "text/html,application/xhtml+xml"}
 FORM = {**HTML, "content-type": "application/x-www-form-urlencoded"}
-
-
-def surf(pool: Pool, who: str | None) -> httpx2.Client:
-    """A browser's requests: HTML wanted, redirects not followed, logged in when `who` is a key's name."""
-    cookies = {COOKIE: pool.keys[who]} if who else {}
-    return httpx2.Client(
-        base_url=pool.url,
-        headers=HTML,
-        cookies=cookies,
-        trust_env=False,
-        verify=False,
-        timeout=30,
-        follow_redirects=False,
-    )
-
-
-def token(pool: Pool, who: str) -> str:
-    return make_token(pool.keys[who])
 
 
 @pytest.fixture
@@ -168,7 +149,7 @@ def test_a_viewer_is_offered_nothing_that_changes_something(dashboard: Pool) -> 
         for page in PAGES:
             text = http.get(dashboard.path(page)).text
             forms = set(re.findall(r'<form[^>]*action="([^"]+)"', text))
-            assert not forms - {"/theme", "/logout", "/jobs", "/jobs/compare", "/new"}, page
+            assert not forms - {"/theme", "/logout", "/jobs", "/jobs/compare", "/new", "/teams", "/teams/audit"}, page
             assert "Cancel</button>" not in text
             assert "Submit job" not in text
         refused = http.post(f"/jobs/{dashboard.ids['running']}/cancel", data={"csrf": token(dashboard, "viewer")})
