@@ -1,5 +1,6 @@
 """What the pool is run with in the dashboard: terms, budgets, shares, changes, the last day, nodes, places of jobs."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.support.commands import Tunepool
 from tests.support.dashboards import JOBS, PAGES, Pool, surf, token
 from tests.support.rows import add_key, add_team
 from tests.support.servers import run_server
@@ -202,9 +204,9 @@ def test_a_job_shows_its_cost_over_time_its_attempts_and_events(dashboard: Pool,
     assert 'class="burn-line" d="M0 ' in text
     assert "of at most" in text
     assert "predicted <b>" in text
-    assert 'aria-label="Attempts"' in text
+    assert "<b>Attempt 1</b>" in text
     assert text.count('<line class="event ') >= 3
-    assert "Nothing is billed before" in member.get(dashboard.path("paused")).text
+    assert "burn-line" not in member.get(dashboard.path("paused")).text
     failed = member.get(dashboard.path("failed")).text
     assert "not a finite number" in failed
     assert ">Retry</button>" in failed
@@ -242,3 +244,19 @@ def test_a_thousand_teams_and_keys_are_a_page_that_says_what_it_leaves_out(
             assert "team-0777" in found
             assert found.count('<th scope="row"') == 2
             assert "No team matches" in http.get("/teams?search=nobody").text
+
+
+def test_the_command_line_tells_the_same(dashboard: Pool, tunepool: Tunepool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEPOOL_URL", dashboard.url)
+    monkeypatch.setenv("TUNEPOOL_API_KEY", dashboard.keys["support"])
+    assert "another team's job" in tunepool("history").out
+    held = json.loads(tunepool("history", "--hours", "24", "--json").out)["data"]
+    assert dashboard.ids["succeeded"] in {hold["job_id"] for hold in held}
+    assert "support" in tunepool("teams", "shares").out
+    shares = json.loads(tunepool("teams", "shares", "--days", "1", "--json").out)
+    assert [share["name"] for share in shares["data"]] == ["support"]
+    changes = tunepool("audit", "--action", "team.terms")
+    assert changes.code == 0
+    assert "guarantee_micros: 0 -> 1500000" in changes.out
+    assert "team.create" not in changes.out
+    assert len(json.loads(tunepool("audit", "--limit", "1", "--json").out)) == 1
