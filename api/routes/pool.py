@@ -2,17 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 
-from api.dependencies import Admin, Pool, Reader
+from api.dependencies import Admin, NodeName, Pool, Reader, Wish
 from api.openapi import failures
 from api.requests import JsonRoute
 from api.schemas.pool import DeviceOut, NodeOut, PoolHistoryOut, PoolOut, PriceCreate, PriceOut
 from api.schemas.wire import ListPage, list_page
-from orchestrator.services.pool import NodeWish
 
-NodeName = Annotated[str, Path(max_length=253, description="The node's name, as the pool shows it.")]
-Wish = Annotated[NodeWish, Path(description="What the node is to do.")]
 Hours = Annotated[int, Query(ge=1, le=168, description="How far back it goes.")]
 router = APIRouter(prefix="/v1/pool", tags=["Pool"], route_class=JsonRoute)
 

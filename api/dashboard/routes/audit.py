@@ -8,8 +8,7 @@ from fastapi import APIRouter, Request, Response
 from api.dashboard.forms import PageRoute
 from api.dashboard.rendering import render
 from api.dashboard.views.changes import show_changes
-from api.dependencies import After, Keys, Reader, Teams
-from api.routes.audit import WhichEntries, read_place
+from api.dependencies import After, Keys, Reader, Teams, WhichEntries, read_entry_place
 
 router = APIRouter(prefix="/teams/audit", route_class=PageRoute)
 PAGE_ENTRIES = 50
@@ -20,7 +19,7 @@ FILTERS = ("actor", "action", "team", "since", "until")
 def show_audit(
     request: Request, caller: Reader, teams: Teams, keys: Keys, which: WhichEntries, after: After = None
 ) -> Response:
-    page = teams.audit_log(caller, which=which, limit=PAGE_ENTRIES, after=read_place(after or None))
+    page = teams.audit_log(caller, which=which, limit=PAGE_ENTRIES, after=read_entry_place(after or None))
     names = {key.key_id: key.name for key in keys.list(caller)}
     actions = teams.audit_actions(caller)
     asked = {name: request.query_params.get(name, "") for name in FILTERS}

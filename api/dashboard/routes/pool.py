@@ -9,8 +9,7 @@ from api.dashboard.forms import Form, PageRoute
 from api.dashboard.rendering import go_to, render, wants_fragment
 from api.dashboard.views.devices import DeviceBar, show_devices
 from api.dashboard.views.pool_history import History, show_history
-from api.dependencies import Admin, Pool, Reader
-from api.routes.pool import NodeName, Wish
+from api.dependencies import Admin, NodeName, Pool, Reader, Wish
 from api.schemas.pool import NodeOut, PoolHistoryOut, PriceOut
 from orchestrator.domain.teams import Caller
 from orchestrator.services.pool import Pool as PoolService
