@@ -14,7 +14,20 @@ from prometheus_client import CollectorRegistry
 from api.auth import Authentication
 from api.dashboard.assets import load_assets
 from api.dashboard.rendering import build_environment
-from api.dashboard.routes import compare, data, docs, job, job_actions, login, new_job, overview, reports, static
+from api.dashboard.routes import audit as audit_pages
+from api.dashboard.routes import (
+    compare,
+    data,
+    docs,
+    job,
+    job_actions,
+    login,
+    new_job,
+    overview,
+    reports,
+    static,
+    team,
+)
 from api.dashboard.routes import jobs as job_pages
 from api.dashboard.routes import models as model_pages
 from api.dashboard.routes import pool as pool_pages
@@ -106,6 +119,8 @@ PAGES = tuple(
         pool_pages,
         model_pages,
         team_pages,
+        audit_pages,
+        team,
         reports,
         docs,
     )

@@ -12,8 +12,10 @@ from fastapi import Depends, Header, Path, Query, Request
 from fastapi.security import HTTPBearer
 
 from api.feeds import Followed
+from api.schemas.activity import MAX_ID_DIGITS
+from api.schemas.usage import read_period
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError
-from orchestrator.domain.queries import JobQuery, JobSort, LineQuery
+from orchestrator.domain.queries import AuditQuery, JobQuery, JobSort, LineQuery
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services import (
@@ -38,6 +40,7 @@ from orchestrator.services import (
     why,
 )
 from orchestrator.services.idempotency import Marks
+from orchestrator.services.pool import NodeWish
 
 MAX_METADATA_PAIRS = 16
 _BEARER = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key of a team: `Bearer <key>`.")
@@ -106,6 +109,8 @@ PageLimit = Annotated[int, Query(ge=1, le=100, description="The most items that 
 FileLimit = Annotated[int, Query(ge=1, le=10_000, description="The most items that the page may have.")]
 LineLimit = Annotated[int, Query(ge=1, le=1000, description="The most items that the page may have.")]
 Id = Annotated[str, Path(max_length=512, description="The object's id.")]
+NodeName = Annotated[str, Path(max_length=253, description="The node's name, as the pool shows it.")]
+Wish = Annotated[NodeWish, Path(description="What the node is to do.")]
 ModelName = Annotated[str, Path(max_length=1024, description="A model's name; slashes may be raw or encoded.")]
 
 
@@ -163,6 +168,35 @@ async def _job_query(
 
 
 WhichJobs = Annotated[JobQuery, Depends(_job_query)]
+
+
+async def _audit_query(
+    actor: Annotated[str | None, Query(max_length=128, description="Only what this key did, by its id.")] = None,
+    action: Annotated[
+        str | None, Query(max_length=64, description="Only this verb, such as team.terms; its first part is enough.")
+    ] = None,
+    team: Annotated[str | None, Query(max_length=128, description="Only what concerns this team, by its id.")] = None,
+    since: Annotated[
+        str | None, Query(max_length=40, description="What was done then or later: 2026-11-01, or a moment.")
+    ] = None,
+    until: Annotated[
+        str | None, Query(max_length=40, description="What was done before: 2026-12-01, or a moment.")
+    ] = None,
+) -> AuditQuery:
+    period = read_period(since or None, until or None)
+    return AuditQuery(
+        actor=actor or None, action=action or None, team_id=team or None, since=period.since, until=period.until
+    )
+
+
+WhichEntries = Annotated[AuditQuery, Depends(_audit_query)]
+
+
+def read_entry_place(after: str | None) -> int | None:
+    """The number of the entry that a page goes on behind. Raises InvalidRequestError for what is none."""
+    if after is not None and not (after.isascii() and after.isdecimal() and len(after) <= MAX_ID_DIGITS):
+        raise InvalidRequestError(f"after: {after!r} is not the id of an entry", param="after")
+    return None if after is None else int(after)
 
 
 async def _line_query(

@@ -19,6 +19,7 @@ from api.cli import (
     importing,
     init,
     jobs,
+    past,
     plot,
     pool,
     queue,
@@ -72,6 +73,8 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     (POOL, "cordon", pool.cordon),
     (POOL, "drain", pool.drain),
     (POOL, "uncordon", pool.uncordon),
+    (POOL, "history", past.history),
+    (POOL, "audit", past.audit),
     (POOL, "simulate", simulate.simulate_pool),
     (SHELL, "completion", completion.completion),
 )

@@ -6,9 +6,11 @@ import typer
 from rich.console import Console
 
 from api.cli.connection import JsonOption, connect
+from api.cli.curves import sparkline
 from api.cli.exits import CommandError
 from api.cli.output import print_facts, print_line, print_table, say_moment, show
-from api.client.accounts import Key, Team
+from api.cli.plain import signs_of
+from api.client.accounts import Key, Shares, Team
 
 keys_app = typer.Typer(help="API keys: list, create, revoke.")
 teams_app = typer.Typer(help="Teams: list, create, set their terms.")
@@ -16,6 +18,7 @@ NONE = "none"
 """Takes a ceiling or a budget away."""
 
 SECONDS_PER_DAY = 86_400
+CURVE_COLUMNS = 24
 
 
 @keys_app.callback(invoke_without_command=True)
@@ -81,6 +84,32 @@ def create_team(name: Annotated[str, typer.Argument(metavar="NAME")], as_json: J
     with connect() as client:
         made = client.teams.create(name=name)
         show(made, as_json=as_json, draw=lambda console: print_line(console, f"{made.id}  {made.name}"))
+
+
+@teams_app.command("shares")
+def show_shares(
+    days: Annotated[int, typer.Option(min=1, max=31, help="How far back it goes.")] = 7, as_json: JsonOption = False
+) -> None:
+    """Show what teams held of the pool lately, against what they are guaranteed, in devices."""
+    with connect() as client:
+        found = client.teams.shares(days=days)
+        show(found, as_json=as_json, draw=lambda console: _draw_shares(console, found))
+
+
+def _draw_shares(console: Console, found: Shares) -> None:
+    signs = signs_of(console)
+    rows = [
+        (
+            share.name,
+            f"{share.guarantees[-1] if share.guarantees else 0:g}",
+            f"{sum(share.devices) / max(len(share.devices), 1):.2f}",
+            f"{max(share.devices, default=0):.2f}",
+            sparkline(share.devices, CURVE_COLUMNS, signs),
+        )
+        for share in found.data
+    ]
+    columns = ("TEAM", "GUARANTEE ", "AVERAGE ", "HIGHEST ", "USE")
+    print_table(console, columns, rows, none="no teams yet")
 
 
 @teams_app.command("set")

@@ -1,4 +1,4 @@
-"""Teams, keys and what was changed by hand, as the API answers with them (see `results`)."""
+"""Teams, keys, shares, and what was changed by hand, as the API answers with them (see `results`)."""
 
 from typing import Any, Literal
 
@@ -33,6 +33,24 @@ class Team(Result):
     running_jobs: int = 0
     budget: Budget | None = None
     warnings: tuple[str, ...] = ()
+
+
+class Share(Result):
+    """What a team held on average in each slot and what it was guaranteed, in reference devices."""
+
+    id: str
+    name: str
+    devices: tuple[float, ...]
+    guarantees: tuple[float, ...]
+
+
+class Shares(Result):
+    """Slot n begins at `since + n * slot_seconds`; the last one ends at `until`."""
+
+    since: int
+    until: int
+    slot_seconds: int
+    data: tuple[Share, ...]
 
 
 class AuditEntry(Result):

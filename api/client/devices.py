@@ -13,6 +13,16 @@ class DeviceUse(Result):
     draining: bool
 
 
+class DeviceClaim(Result):
+    """A waiting job's `lock` on bytes until `at`, or its `pin` on a device expected to be free at `at`."""
+
+    kind: str
+    job_id: str | None
+    team_id: str | None
+    bytes: int
+    at: int
+
+
 class Device(Result):
     id: str
     node: str
@@ -23,6 +33,7 @@ class Device(Result):
     free_bytes: int
     online: bool
     uses: tuple[DeviceUse, ...] = ()
+    claims: tuple[DeviceClaim, ...] = ()
 
 
 class Node(Result):
@@ -63,3 +74,27 @@ class Pool(Result):
     devices: tuple[Device, ...]
     nodes: tuple[Node, ...] = ()
     lacks: tuple[Lack, ...] = ()
+
+
+class Hold(Result):
+    """An attempt's hold on a device; another team's has no names. `until` is None while it lasts."""
+
+    attempt_id: str | None
+    job_id: str | None
+    team_id: str | None
+    team: str | None
+    device_id: str
+    device_type: str
+    node: str
+    reserved_bytes: int
+    peak_device_bytes: int
+    since: int
+    until: int | None
+
+
+class PoolHistory(Result):
+    """Complete from `since` on."""
+
+    since: int
+    until: int
+    data: tuple[Hold, ...]

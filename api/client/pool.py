@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from api.client.devices import Node, Pool
+from api.client.devices import Node, Pool, PoolHistory
 from api.client.jobs import EstimateFields
 from api.client.results import Accuracy, BaseModelInfo, Deleted, Estimate, Model, Price
 from api.client.tail import read_pages
@@ -21,6 +21,10 @@ class PoolView:
 
     def get(self) -> Pool:
         return Pool.model_validate(self._transport.get(POOL))
+
+    def history(self, *, hours: int = 24) -> PoolHistory:
+        """What held the devices in the last hours (1 to 168)."""
+        return PoolHistory.model_validate(self._transport.get(f"{POOL}/history", {"hours": hours}))
 
     def set_node(self, node_name: str, wish: str) -> Node:
         """'cordon', 'drain' or 'uncordon' a node. Admins only."""

@@ -1,9 +1,9 @@
 """Teams and API keys."""
 
 from collections.abc import Iterator
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, cast
 
-from api.client.accounts import AuditEntry, Key, Team
+from api.client.accounts import AuditEntry, Key, Shares, Team
 from api.client.results import Deleted
 from api.client.tail import read_pages
 from api.client.transport import Transport
@@ -23,6 +23,17 @@ class TermFields(TypedDict, total=False):
     when_exhausted: str
 
 
+class AuditFilter(TypedDict, total=False):
+    """`actor` is a key's id, `action` a verb such as team.terms or its first part, `team` a team's id; moments as for
+    usage."""
+
+    actor: str
+    action: str
+    team: str
+    since: str
+    until: str
+
+
 class Teams:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -38,9 +49,13 @@ class Teams:
         """Change what a team, by name or id, is promised; what is not given stays. Admins only."""
         return Team.model_validate(self._transport.patch(f"{TEAMS}/{team}", terms))
 
-    def audit(self) -> Iterator[AuditEntry]:
+    def shares(self, *, days: int = 7) -> Shares:
+        """What teams held in the last days (1 to 31) against their guarantees."""
+        return Shares.model_validate(self._transport.get(f"{TEAMS}/shares", {"days": days}))
+
+    def audit(self, **which: Unpack[AuditFilter]) -> Iterator[AuditEntry]:
         """What was changed by hand, newest first."""
-        return read_pages(self._transport, "/v1/audit", AuditEntry, {"limit": 100})
+        return read_pages(self._transport, "/v1/audit", AuditEntry, {"limit": 100, **cast(dict[str, str], which)})
 
 
 class Keys:

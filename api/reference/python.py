@@ -11,7 +11,7 @@ from api.client import accounts, devices, errors, jobs, results, simulation, tea
 from api.client.results import Result
 from api.reference.tables import WRITTEN, page, table
 
-RESULT_MODULES = (results, devices, accounts, waits, simulation)
+RESULT_MODULES = (results, accounts, devices, waits, simulation)
 FIELD_DICTS: tuple[Any, ...] = (jobs.JobFields, jobs.ChangeFields, jobs.EstimateFields, teams.TermFields)
 MODULE_PATH = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])")
 

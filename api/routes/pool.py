@@ -2,17 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Query
 
-from api.dependencies import Admin, Pool, Reader
+from api.dependencies import Admin, NodeName, Pool, Reader, Wish
 from api.openapi import failures
 from api.requests import JsonRoute
-from api.schemas.pool import DeviceOut, LackOut, NodeOut, PoolOut, PriceCreate, PriceOut, RulesOut
+from api.schemas.pool import DeviceOut, LackOut, NodeOut, PoolHistoryOut, PoolOut, PriceCreate, PriceOut, RulesOut
 from api.schemas.wire import ListPage, list_page
-from orchestrator.services.pool import NodeWish
 
-NodeName = Annotated[str, Path(max_length=253, description="The node's name, as the pool shows it.")]
-Wish = Annotated[NodeWish, Path(description="What the node is to do.")]
+Hours = Annotated[int, Query(ge=1, le=168, description="How far back it goes.")]
 router = APIRouter(prefix="/v1/pool", tags=["Pool"], route_class=JsonRoute)
 
 
@@ -23,6 +21,12 @@ def get_pool(caller: Reader, pool: Pool) -> PoolOut:
     nodes = [NodeOut.of(node) for node in pool.nodes(caller) if node.cordoned_at is not None]
     lacks = [LackOut.of(lack) for lack in pool.lacks(caller)]
     return PoolOut(object="pool", rules=RulesOut.of(pool.rules), devices=devices, nodes=nodes, lacks=lacks)
+
+
+@router.get("/history", responses=failures(400), summary="Show what held the devices")
+def get_pool_history(caller: Reader, pool: Pool, hours: Hours = 24) -> PoolHistoryOut:
+    """Every hold of the last hours, with its bytes. Whose a hold was shows to its own team and to admins."""
+    return PoolHistoryOut.of(pool.history(caller, hours=hours), caller.visible_team_id)
 
 
 @router.post("/nodes/{node_name}/{wish}", responses=failures(400, 404), summary="Cordon, drain or uncordon a node")

@@ -9,7 +9,8 @@ from api.schemas.wire import Asked, Identified, Wire, find_unix, unix, usd
 from orchestrator.domain.pool import DeviceUse, Node, Price
 from orchestrator.domain.scheduling.demand import Lack
 from orchestrator.domain.scheduling.facts import Rules
-from orchestrator.services.pool import DeviceView
+from orchestrator.domain.shares import Hold
+from orchestrator.services.pool import DeviceClaim, DeviceView, PoolPast
 
 
 class UseOut(Wire):
@@ -36,6 +37,30 @@ class UseOut(Wire):
         )
 
 
+class ClaimOut(Wire):
+    """What a waiting job has claimed of a device. Whose it is shows only to its own team and to admins."""
+
+    kind: Literal["lock", "pin"]
+    """`lock`: bytes that are kept free for the job. `pin`: the job waits for this device; others may use it meanwhile
+    only when that does not make the job wait longer."""
+    job_id: str | None
+    team_id: str | None
+    bytes: int
+    at: int
+    """Until when a lock holds; when a pinned device is expected to be free."""
+
+    @classmethod
+    def of(cls, claim: DeviceClaim, visible_team_id: str | None) -> "ClaimOut":
+        visible = visible_team_id is None or visible_team_id == claim.team_id
+        return cls(
+            kind=claim.kind,
+            job_id=claim.job_id if visible else None,
+            team_id=claim.team_id if visible else None,
+            bytes=claim.bytes,
+            at=unix(claim.at),
+        )
+
+
 class DeviceOut(Wire):
     id: str
     object: Literal["device"]
@@ -50,6 +75,7 @@ class DeviceOut(Wire):
     online: bool
     seen_at: int
     uses: list[UseOut]
+    claims: list[ClaimOut]
 
     @classmethod
     def of(cls, view: DeviceView, visible_team_id: str | None) -> "DeviceOut":
@@ -67,6 +93,7 @@ class DeviceOut(Wire):
             online=device.online,
             seen_at=unix(device.seen_at),
             uses=[UseOut.of(use, visible_team_id) for use in view.uses],
+            claims=[ClaimOut.of(claim, visible_team_id) for claim in view.claims],
         )
 
 
@@ -149,6 +176,60 @@ class PoolOut(Wire):
     """Those that are cordoned or drained."""
     lacks: list[LackOut]
     """Empty while nothing waits for want of devices."""
+
+
+class HoldOut(Wire):
+    """One attempt's hold on a device. Whose it was shows only to its own team and to admins."""
+
+    attempt_id: str | None
+    job_id: str | None
+    team_id: str | None
+    team: str | None
+    """The team's name."""
+    device_id: str
+    device_type: str
+    node: str
+    reserved_bytes: int
+    peak_device_bytes: int
+    since: int
+    until: int | None
+    """Null while it lasts."""
+
+    @classmethod
+    def of(cls, hold: Hold, past: PoolPast, visible_team_id: str | None) -> "HoldOut":
+        visible = visible_team_id is None or visible_team_id == hold.team_id
+        return cls(
+            attempt_id=hold.attempt_id if visible else None,
+            job_id=hold.job_id if visible else None,
+            team_id=hold.team_id if visible else None,
+            team=past.team_names.get(hold.team_id) if visible else None,
+            device_id=hold.device_id,
+            device_type=hold.device_type,
+            node=hold.node_name,
+            reserved_bytes=hold.reserved_bytes,
+            peak_device_bytes=hold.peak_device_bytes,
+            since=unix(hold.since_at),
+            until=find_unix(hold.until_at),
+        )
+
+
+class PoolHistoryOut(Wire):
+    """What held the devices, the longest ago first. It is complete from `since` on, which is later than was asked
+    where there was more than one answer holds."""
+
+    object: Literal["pool.history"]
+    since: int
+    until: int
+    data: list[HoldOut]
+
+    @classmethod
+    def of(cls, past: PoolPast, visible_team_id: str | None) -> "PoolHistoryOut":
+        return cls(
+            object="pool.history",
+            since=unix(past.since_at),
+            until=unix(past.until_at),
+            data=[HoldOut.of(hold, past, visible_team_id) for hold in past.holds],
+        )
 
 
 class PriceCreate(Asked):

@@ -9,7 +9,7 @@ from api.schemas.wire import Asked, Identified, Wire, find_unix, unix, usd
 from orchestrator.domain.budgets import WARNING_PERCENT, BudgetPeriod, BudgetState
 from orchestrator.domain.scheduling.facts import WHOLE_DEVICE_MICROS
 from orchestrator.domain.teams import ApiKey, AuditEntry, Role, WhenExhausted
-from orchestrator.services.teams import Standing
+from orchestrator.services.teams import Share, Shares, Standing
 
 MOST_DEVICES = 1_000_000
 
@@ -121,6 +121,46 @@ class TeamOut(Identified):
             running_jobs=standing.running_jobs,
             budget=BudgetOut.of(standing.budget),
             warnings=_warnings_of(standing.budget),
+        )
+
+
+class ShareOut(Wire):
+    """Of one team: what it held on average in each slot, and its guarantee at the slot's end, in reference devices."""
+
+    id: str
+    object: Literal["team.share"]
+    name: str
+    devices: list[float]
+    guarantees: list[float]
+
+    @classmethod
+    def of(cls, share: Share) -> "ShareOut":
+        return cls(
+            id=share.team.team_id,
+            object="team.share",
+            name=share.team.name,
+            devices=[round(held / WHOLE_DEVICE_MICROS, 4) for held in share.held_micros],
+            guarantees=[micros / WHOLE_DEVICE_MICROS for micros in share.guarantee_micros],
+        )
+
+
+class SharesOut(Wire):
+    """Slot n begins at `since + n * slot_seconds`; the last one ends at `until`."""
+
+    object: Literal["team.shares"]
+    since: int
+    until: int
+    slot_seconds: int
+    data: list[ShareOut]
+
+    @classmethod
+    def of(cls, found: Shares) -> "SharesOut":
+        return cls(
+            object="team.shares",
+            since=unix(found.grid.since_at),
+            until=unix(found.grid.until_at),
+            slot_seconds=int(found.grid.slot.total_seconds()),
+            data=[ShareOut.of(share) for share in found.shares],
         )
 
 

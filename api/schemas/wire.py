@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Money = Literal["usd"]
 
@@ -37,10 +37,12 @@ Item = TypeVar("Item", bound=Identified)
 class ListPage(Wire, Generic[Item]):
     """One page. The next one begins after the last: pass `last_id` as `after`."""
 
+    # For docstrings of fields, pydantic reads the source of every caller each time that a list of something is made.
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
     object: Literal["list"]
     data: list[Item]
-    has_more: bool
-    """Whether at least one item follows the last one."""
+    has_more: bool = Field(description="Whether at least one item follows the last one.")
     first_id: str | None
     last_id: str | None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from orchestrator.domain.states import JobState
@@ -30,5 +31,18 @@ class LineQuery:
     descending: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditQuery:
+    """`actor` is a key's id; `action` the whole verb, such as team.terms, or its first part; `since` or later and
+    before `until`."""
+
+    actor: str | None = None
+    action: str | None = None
+    team_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 ALL_JOBS = JobQuery()
 ALL_LINES = LineQuery()
+ALL_ENTRIES = AuditQuery()

@@ -115,12 +115,20 @@ class Costs:
         return tuple(sorted(found, key=lambda spend: (-spend.billed_usd_micros, spend.team_name, spend.model)))
 
     def by_day(self, caller: Caller, *, since: datetime, days: int) -> tuple[DaySpend, ...]:
-        """One for each day from `since` on, the empty ones too."""
+        """One for each day from `since`, the beginning of one, on, the empty ones too."""
+        team_id, until = caller.visible_team_id, since + timedelta(days=days)
+        with self.store.read() as tx:
+            sums = ledger.sum_by_day(tx, team_id, since=since, until=until)
+            for attempt in attempts.list_active(tx):
+                if team_id in {None, attempt.team_id} and _began_within(attempt, since, until):
+                    assert attempt.started_at is not None
+                    billed, lost = sums.get(attempt.started_at.date(), (0, 0))
+                    sums[attempt.started_at.date()] = (billed + running_usd_micros(attempt, tx.now()), lost)
         spans = [since + timedelta(days=number) for number in range(days)]
-        sums = [self.of_team(caller, since=day, until=day + timedelta(days=1)) for day in spans]
+        found = [sums.get(day.date(), (0, 0)) for day in spans]
         return tuple(
             DaySpend(day=day, billed_usd_micros=billed, lost_usd_micros=lost)
-            for day, (billed, lost) in zip(spans, sums, strict=True)
+            for day, (billed, lost) in zip(spans, found, strict=True)
         )
 
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 from orchestrator.domain.errors import ConflictError, InvalidRequestError, UnauthenticatedError
 from orchestrator.domain.teams import ApiKey, Caller, Role
 from orchestrator.services.teams import find_named_team, require_admin
-from orchestrator.store import keys, teams
+from orchestrator.store import audit, keys, teams
 from orchestrator.store.session import Store
 
 PREFIX = "tp_"
@@ -122,6 +122,8 @@ class Keys:
                 secret_sha256=hash_secret(secret),
                 expires_at=None if expires_in_seconds is None else tx.now() + timedelta(seconds=expires_in_seconds),
             )
+            said = {"name": key.name, "role": str(role)}
+            audit.append_entry(tx, caller, "key.create", key.key_id, team_id=team_id, data=said)
         return NewKey(key=key, secret=secret)
 
     def list(self, caller: Caller) -> tuple[ApiKey, ...]:
@@ -136,6 +138,7 @@ class Keys:
             raise ConflictError("this is the key of this very request; revoke it with another admin's key")
         with self.store.write() as tx:
             key = keys.revoke_key(tx, key_id, None)
+            audit.append_entry(tx, caller, "key.revoke", key_id, team_id=key.team_id, data={"name": key.name})
         self._callers.forget()
         return key
 

@@ -1,17 +1,38 @@
 """The pool: devices, what holds them, and the price book."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Literal
 
 from orchestrator.domain.errors import InvalidRequestError, NotFoundError
 from orchestrator.domain.placement import DeviceRoom
 from orchestrator.domain.pool import Device, DeviceUse, Node, Price
 from orchestrator.domain.scheduling.demand import Lack
-from orchestrator.domain.scheduling.facts import Rules
+from orchestrator.domain.scheduling.facts import Lock, Pin, Rules
+from orchestrator.domain.shares import Hold
 from orchestrator.domain.teams import Caller
 from orchestrator.services.teams import require_admin
-from orchestrator.store import audit, devices, lacks, nodes, prices
+from orchestrator.store import audit, devices, lacks, nodes, prices, queue, teams
+from orchestrator.store.holds import list_holds
+from orchestrator.store.scheduling import read_claims
 from orchestrator.store.session import ReadTx, Store
+
+MOST_HOLDS = 5000
+"""Of one answer about the past."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceClaim:
+    """What a waiting job has of a device that it does not hold yet: `lock`, bytes kept free for it until `at`; `pin`,
+    the device that it will get first, expected at `at`."""
+
+    kind: Literal["lock", "pin"]
+    job_id: str
+    team_id: str
+    bytes: int
+    at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +41,7 @@ class DeviceView:
 
     device: Device
     uses: tuple[DeviceUse, ...]
+    claims: tuple[DeviceClaim, ...] = ()
 
     @property
     def reserved_bytes(self) -> int:
@@ -49,6 +71,41 @@ def read_pool(tx: ReadTx) -> tuple[DeviceView, ...]:
     )
 
 
+def _read_device_claims(tx: ReadTx) -> Mapping[str, tuple[DeviceClaim, ...]]:
+    """What waiting jobs have claimed, by device."""
+    locks, pins = read_claims(tx)
+    job_ids = {lock.job_id for lock in locks} | {pin.job_id for pin in pins}
+    owners = {job.job_id: job.team_id for job in queue.list_jobs_of(tx, sorted(job_ids))} if job_ids else {}
+    found: dict[str, list[DeviceClaim]] = {}
+
+    def add(kind: Literal["lock", "pin"], claim: Lock | Pin, at: float) -> None:
+        made = DeviceClaim(
+            kind=kind,
+            job_id=claim.job_id,
+            team_id=owners[claim.job_id],
+            bytes=claim.bytes,
+            at=datetime.fromtimestamp(at, UTC),
+        )
+        found.setdefault(claim.device_id, []).append(made)
+
+    for lock in locks:
+        add("lock", lock, lock.until_at)
+    for pin in pins:
+        add("pin", pin, pin.at)
+    return {device_id: tuple(claims) for device_id, claims in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolPast:
+    """Holds that lasted within the period. `since_at` is later than was asked where there were too many holds: what is
+    told is complete. `team_names` by id."""
+
+    since_at: datetime
+    until_at: datetime
+    holds: tuple[Hold, ...]
+    team_names: Mapping[str, str]
+
+
 class NodeWish(StrEnum):
     CORDON = "cordon"
     DRAIN = "drain"
@@ -65,7 +122,22 @@ class Pool:
     def list(self, caller: Caller) -> tuple[DeviceView, ...]:
         """Every device. Whose a use is, the API shows to the owner and to admins only."""
         with self.store.read() as tx:
-            return read_pool(tx)
+            claims = _read_device_claims(tx)
+            return tuple(replace(view, claims=claims.get(view.device.device_id, ())) for view in read_pool(tx))
+
+    def history(self, caller: Caller, *, hours: int) -> PoolPast:
+        """What held devices in the last hours, the longest ago first; at most MOST_HOLDS that have ended. Whose a hold
+        was, the API shows to the owner and to admins only."""
+        with self.store.read() as tx:
+            until = tx.now()
+            since = until - timedelta(hours=hours)
+            holds = list_holds(tx, since, limit=MOST_HOLDS)
+            names = {team.team_id: team.name for team in teams.list_teams(tx)}
+        past = [hold.until_at for hold in holds if hold.until_at is not None]
+        if len(past) == MOST_HOLDS:
+            since = min(past)
+        shown = sorted(holds, key=lambda hold: (hold.since_at, hold.attempt_id))
+        return PoolPast(since_at=since, until_at=until, holds=tuple(shown), team_names=names)
 
     def nodes(self, caller: Caller) -> tuple[Node, ...]:
         """Nodes that an admin, or the pool itself, has said something about."""
@@ -102,4 +174,6 @@ class Pool:
         if usd_micros_per_hour < 0:
             raise InvalidRequestError("a price cannot be negative", param="usd_per_hour")
         with self.store.write() as tx:
+            said = {"usd_micros_per_hour": usd_micros_per_hour}
+            audit.append_entry(tx, caller, "price.set", device_type, data=said)
             return prices.insert_price(tx, device_type, usd_micros_per_hour)

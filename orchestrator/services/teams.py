@@ -3,22 +3,30 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
+from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.budgets import BudgetState
 from orchestrator.domain.errors import ForbiddenError, InvalidRequestError, NotFoundError
 from orchestrator.domain.ids import new_team_id
 from orchestrator.domain.pages import Page
+from orchestrator.domain.queries import ALL_ENTRIES, AuditQuery
 from orchestrator.domain.scheduling.facts import WHOLE_DEVICE_MICROS
+from orchestrator.domain.shares import Grid, make_grid, sum_shares, trace_back
 from orchestrator.domain.teams import AuditEntry, Caller, Role, Team
 from orchestrator.services import idempotency
 from orchestrator.services.idempotency import UNMARKED, Marks
 from orchestrator.store import attempts, audit, teams
 from orchestrator.store.budgets import read_budget
+from orchestrator.store.holds import list_holds
 from orchestrator.store.session import ReadTx, Store
 
 SCOPE = "POST /v1/teams"
 _NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+MOST_HOLDS = 50_000
+"""Read for shares; what came before so many holds is not told."""
+MOST_CHANGES = 1000
 
 
 def require_admin(caller: Caller) -> None:
@@ -55,8 +63,26 @@ class Standing:
     budget: BudgetState
 
 
-def read_standing(tx: ReadTx, team: Team) -> Standing:
-    mine = [attempt for attempt in attempts.list_active(tx) if attempt.team_id == team.team_id]
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a team held on average in each slot, and what it was guaranteed at the slot's end: millionths of a reference
+    device."""
+
+    team: Team
+    held_micros: tuple[float, ...]
+    guarantee_micros: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    grid: Grid
+    shares: tuple[Share, ...]
+
+
+def read_standing(tx: ReadTx, team: Team, active: Sequence[Attempt] | None = None) -> Standing:
+    """`active` are the pool's active attempts, when they were read already."""
+    found = attempts.list_active(tx) if active is None else active
+    mine = [attempt for attempt in found if attempt.team_id == team.team_id]
     return Standing(
         team=team,
         running_micros=sum(attempt.rate_micros for attempt in mine),
@@ -125,13 +151,51 @@ class Teams:
     def standings(self, caller: Caller, found: Sequence[Team]) -> tuple[Standing, ...]:
         """What teams that the caller was given use and have left."""
         with self.store.read() as tx:
-            return tuple(read_standing(tx, team) for team in found)
+            active = attempts.list_active(tx)
+            return tuple(read_standing(tx, team, active) for team in found)
 
-    def audit_log(self, caller: Caller, *, limit: int = 100, after: int | None = None) -> Page[AuditEntry]:
+    def shares(self, caller: Caller, *, days: int) -> Shares:
+        """What teams held in the last `days` (1 to 31) against their guarantees as they were then: all teams for an
+        admin, one's own for others. It begins later where there were more than MOST_HOLDS."""
+        with self.store.read() as tx:
+            grid = make_grid(tx.now(), days)
+            holds = list_holds(tx, grid.since_at, team_id=caller.visible_team_id, limit=MOST_HOLDS)
+            past = [hold.until_at for hold in holds if hold.until_at is not None]
+            if len(past) == MOST_HOLDS:
+                grid = grid.clip(min(past))
+            which = AuditQuery(action="team.terms", since=grid.since_at)
+            changes = audit.list_entries(tx, team_id=caller.visible_team_id, which=which, limit=MOST_CHANGES)
+            found = _visible_teams(tx, caller)
+        held = sum_shares(holds, grid)
+        nothing = [0.0] * len(grid.starts)
+        return Shares(
+            grid=grid,
+            shares=tuple(
+                Share(
+                    team=team,
+                    held_micros=tuple(held.get(team.team_id, nothing)),
+                    guarantee_micros=tuple(
+                        trace_back(team.guarantee_micros, _guarantee_changes(changes, team.team_id), grid)
+                    ),
+                )
+                for team in found
+            ),
+        )
+
+    def audit_log(
+        self, caller: Caller, *, which: AuditQuery = ALL_ENTRIES, limit: int = 100, after: int | None = None
+    ) -> Page[AuditEntry]:
         """What was changed by hand, newest first: everything for an admin, what concerns one's team for others."""
         with self.store.read() as tx:
-            found = audit.list_entries(tx, team_id=caller.visible_team_id, before_id=after, limit=limit + 1)
+            found = audit.list_entries(
+                tx, team_id=caller.visible_team_id, which=which, before_id=after, limit=limit + 1
+            )
         return Page(items=tuple(found[:limit]), has_more=len(found) > limit)
+
+    def audit_actions(self, caller: Caller) -> tuple[str, ...]:
+        """Every verb that the caller's log has."""
+        with self.store.read() as tx:
+            return tuple(audit.list_actions(tx, caller.visible_team_id))
 
     def get(self, caller: Caller, team_id: str) -> Team:
         if caller.visible_team_id not in {None, team_id}:
@@ -142,6 +206,19 @@ class Teams:
     def list(self, caller: Caller) -> tuple[Team, ...]:
         """All teams for an admin, one's own for others."""
         with self.store.read() as tx:
-            if caller.visible_team_id is None:
-                return tuple(teams.list_teams(tx))
-            return (teams.get_team(tx, caller.team_id),)
+            return _visible_teams(tx, caller)
+
+
+def _visible_teams(tx: ReadTx, caller: Caller) -> tuple[Team, ...]:
+    if caller.visible_team_id is None:
+        return tuple(teams.list_teams(tx))
+    return (teams.get_team(tx, caller.team_id),)
+
+
+def _guarantee_changes(entries: Sequence[AuditEntry], team_id: str) -> list[tuple[datetime, Mapping[str, int]]]:
+    """Newest first."""
+    return [
+        (entry.at, entry.data["guarantee_micros"])
+        for entry in entries
+        if entry.team_id == team_id and "guarantee_micros" in entry.data
+    ]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select
+from sqlalchemy import RowMapping, Select, insert, or_, select
 
+from orchestrator.domain.queries import ALL_ENTRIES, AuditQuery
 from orchestrator.domain.teams import AuditEntry, Caller
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.accounts import audit_entries
@@ -39,15 +40,39 @@ def append_automatic(tx: WriteTx, action: str, subject: str, *, data: Mapping[st
 
 
 def list_entries(
-    tx: ReadTx, *, team_id: str | None, before_id: int | None = None, limit: int = 100
+    tx: ReadTx, *, team_id: str | None, which: AuditQuery = ALL_ENTRIES, before_id: int | None = None, limit: int = 100
 ) -> list[AuditEntry]:
     """Newest first; of one team, or of all for None. `before_id` pages back."""
-    query = select(audit_entries)
+    query = _filtered(which)
     if team_id is not None:
         query = query.where(audit_entries.c.team_id == team_id)
     if before_id is not None:
         query = query.where(audit_entries.c.audit_id < before_id)
     return [_entry(row) for row in tx.rows(query.order_by(audit_entries.c.audit_id.desc()).limit(limit))]
+
+
+def list_actions(tx: ReadTx, team_id: str | None) -> list[str]:
+    """Every verb that the log has, of one team or of all for None."""
+    query = select(audit_entries.c.action).distinct().order_by(audit_entries.c.action)
+    rows = tx.rows(query if team_id is None else query.where(audit_entries.c.team_id == team_id))
+    return [row["action"] for row in rows]
+
+
+def _filtered(which: AuditQuery) -> Select[Any]:
+    entries = audit_entries.c
+    query = select(audit_entries)
+    if which.actor is not None:
+        query = query.where(entries.key_id == which.actor)
+    if which.action is not None:
+        inside = entries.action.startswith(f"{which.action}.", autoescape=True)
+        query = query.where(or_(entries.action == which.action, inside))
+    if which.team_id is not None:
+        query = query.where(entries.team_id == which.team_id)
+    if which.since is not None:
+        query = query.where(entries.at >= which.since)
+    if which.until is not None:
+        query = query.where(entries.at < which.until)
+    return query
 
 
 def _entry(row: RowMapping) -> AuditEntry:

@@ -1,9 +1,9 @@
 """The ledger: append-only, one row per interval of an attempt. A bill is a sum over it and nothing else."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
-from sqlalchemy import Column, ColumnElement, RowMapping, case, func, select, true
+from sqlalchemy import BigInteger, Column, ColumnElement, RowMapping, case, cast, extract, func, select, true
 
 from orchestrator.domain.attempts import LedgerEntry
 from orchestrator.domain.pricing import Rate
@@ -14,6 +14,8 @@ from orchestrator.store.tables.jobs import jobs
 _AMOUNT = ledger_entries.c.amount_usd_micros
 _BILLED = func.coalesce(func.sum(case((ledger_entries.c.billed, _AMOUNT), else_=0)), 0)
 _TOTAL = func.coalesce(func.sum(_AMOUNT), 0)
+MICROSECONDS_PER_DAY = 86_400_000_000
+_EPOCH = date(1970, 1, 1)
 
 
 def append_entry(tx: WriteTx, entry: LedgerEntry) -> None:
@@ -88,6 +90,31 @@ def sum_by_team_and_model(
         (row["team_id"], row["model_name"]): (int(row["billed"]), int(row["total"]) - int(row["billed"]))
         for row in tx.rows(query)
     }
+
+
+def sum_by_day(tx: ReadTx, team_id: str | None, *, since: datetime, until: datetime) -> dict[date, tuple[int, int]]:
+    """As `sum_for_team`, by the UTC day in which an interval began; a day without any is absent."""
+    query = (
+        select(day_number(tx).label("day"), _BILLED.label("billed"), _TOTAL.label("total"))
+        .where(ledger_entries.c.started_at >= since, ledger_entries.c.started_at < until)
+        .group_by("day")
+    )
+    if team_id is not None:
+        query = query.where(ledger_entries.c.team_id == team_id)
+    return {day_of(row["day"]): (int(row["billed"]), int(row["total"]) - int(row["billed"])) for row in tx.rows(query)}
+
+
+def day_number(tx: ReadTx) -> ColumnElement[int]:
+    """The day in which an interval began, in days since 1970. Moments are microseconds on SQLite (see
+    `orchestrator.store.columns`)."""
+    began = ledger_entries.c.started_at
+    if tx.is_postgres:
+        return cast(func.floor(extract("epoch", began) / 86_400), BigInteger)
+    return cast(began, BigInteger).op("/")(MICROSECONDS_PER_DAY)
+
+
+def day_of(number: int) -> date:
+    return _EPOCH + timedelta(days=number)
 
 
 def _sums_by(tx: ReadTx, column: Column[str], where: ColumnElement[bool]) -> dict[str, tuple[int, int]]:

@@ -4,7 +4,7 @@ The ledger's dates are of UTC. Nothing here is stored: every figure is a sum ove
 """
 
 from collections.abc import Collection, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, RowMapping, Select, and_, case, cast, extract, func, select, tuple_
@@ -12,13 +12,11 @@ from sqlalchemy import BigInteger, ColumnElement, RowMapping, Select, and_, case
 from orchestrator.domain.failures import FAILURE_RULES, Blame
 from orchestrator.domain.states import AttemptState
 from orchestrator.domain.usage_sums import Dimension, LedgerLine, Period, Slice, Use
-from orchestrator.store.ledger import read_entry
+from orchestrator.store.ledger import day_number, day_of, read_entry
 from orchestrator.store.session import ReadTx
 from orchestrator.store.tables.attempts import attempts, ledger_entries
 from orchestrator.store.tables.jobs import jobs
 
-MICROSECONDS_PER_DAY = 86_400_000_000
-_EPOCH = date(1970, 1, 1)
 _ENTRIES = ledger_entries.c
 _AMOUNT = _ENTRIES.amount_usd_micros
 _OWN_FAULTS = sorted(kind for kind, rule in FAILURE_RULES.items() if rule.blame is not Blame.PLATFORM)
@@ -110,14 +108,7 @@ def _within(query: Select[Any], team_id: str | None, period: Period) -> Select[A
 
 
 def _column(tx: ReadTx, dimension: Dimension) -> ColumnElement[Any]:
-    return _day(tx) if dimension is Dimension.DAY else _COLUMNS[dimension]
-
-
-def _day(tx: ReadTx) -> ColumnElement[int]:
-    """Days since 1970. Moments are microseconds on SQLite (see `orchestrator.store.columns`)."""
-    if tx.is_postgres:
-        return cast(func.floor(extract("epoch", _ENTRIES.started_at) / 86_400), BigInteger)
-    return cast(_ENTRIES.started_at, BigInteger).op("/")(MICROSECONDS_PER_DAY)
+    return day_number(tx) if dimension is Dimension.DAY else _COLUMNS[dimension]
 
 
 def _microseconds(tx: ReadTx) -> ColumnElement[int]:
@@ -140,7 +131,7 @@ def _slice(row: RowMapping, dimensions: Sequence[Dimension]) -> Slice:
 
 
 def _text(value: str | int) -> str:
-    return value if isinstance(value, str) else (_EPOCH + timedelta(days=value)).isoformat()
+    return value if isinstance(value, str) else day_of(value).isoformat()
 
 
 def _line(row: RowMapping) -> LedgerLine:

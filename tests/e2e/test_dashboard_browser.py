@@ -254,7 +254,8 @@ def test_an_admin_makes_a_team_and_a_key_that_is_shown_once_and_revoked(browser:
         page = found.open("/teams")
         page.get_by_label("New team").fill("audio")
         page.get_by_role("button", name="Add").click()
-        expect(page.get_by_role("rowheader", name="audio")).to_be_visible()
+        expect(page.get_by_role("heading", name="audio", level=1)).to_be_visible()
+        found.open("/teams")
         page.get_by_label("What it is for").fill("nightly")
         page.get_by_label("Team", exact=True).select_option(label="audio")
         page.get_by_role("button", name="Make a key").click()
@@ -265,6 +266,58 @@ def test_an_admin_makes_a_team_and_a_key_that_is_shown_once_and_revoked(browser:
         page.once("dialog", lambda dialog: dialog.accept())
         page.get_by_role("row", name="nightly").get_by_role("button", name="Revoke").click()
         expect(page.get_by_role("row", name="nightly")).to_contain_text("revoked")
+
+
+def test_an_admin_sets_terms_and_a_budget_and_cordons_a_node(browser: Browser, dashboard: Pool) -> None:
+    with visit(browser, dashboard.url, dashboard.keys["admin"]) as found:
+        team = dashboard.server.make_team("terms")
+        page = found.open(f"/teams/{team}")
+        assert _serious(page) == []
+        page.get_by_label("Guarantee, devices").fill("2")
+        page.get_by_label("Ceiling, devices").fill("1")
+        page.get_by_role("button", name="Change terms").click()
+        expect(page.get_by_role("alert")).to_contain_text("ceiling_devices")
+        expect(page.get_by_label("Ceiling, devices")).to_have_attribute("aria-invalid", "true")
+        found.problems.clear()  # the 400 that was asked for
+        page.get_by_label("Ceiling, devices").fill("")
+        page.keyboard.press("Enter")
+        expect(page.locator(".tile", has_text="Guarantee")).to_contain_text("2")
+        page.get_by_label("Dollars").fill("20")
+        page.get_by_role("button", name="Set budget").click()
+        expect(page.locator("#budget ~ .end")).to_contain_text("this month")
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Remove").click()
+        expect(page.get_by_text("No budget:")).to_be_visible()
+        page.get_by_role("link", name="all", exact=True).click()
+        expect(page.locator("tbody tr").first).to_contain_text("budget")
+        assert _serious(page) == []
+        found.open("/pool")
+        page.get_by_role("button", name="Cordon node-b").click()
+        expect(page.get_by_role("listitem").filter(has_text="node-b")).to_contain_text("cordoned")
+        assert _serious(page) == []
+        page.get_by_role("button", name="Uncordon node-b").click()
+        expect(page.get_by_role("listitem").filter(has_text="node-b")).to_contain_text("takes jobs")
+
+
+def test_a_waiting_job_is_held_moved_and_released(member: Visit, dashboard: Pool) -> None:
+    with dashboard.server.http(dashboard.keys["support"]) as http:
+        job_id = submit(http, dashboard.ids["file"], suffix="moved-about")
+        page = member.open(f"/jobs/{job_id}")
+        page.get_by_role("button", name="Hold").click()
+        expect(page.locator("#head")).to_contain_text("held back")
+        page.get_by_label("Class").select_option("idle")
+        page.get_by_label("Priority").fill("9")
+        page.keyboard.press("Enter")
+        expect(page.locator("[data-events]")).to_contain_text("priority = 9, priority_class = idle")
+        page.get_by_role("button", name="Release").click()
+        expect(page.get_by_role("button", name="Hold")).to_be_visible()
+        http.post(f"{JOBS}/{job_id}/cancel")
+        _expect_end(page, "cancelled")
+        page.get_by_role("button", name="Retry").click()
+        expect(page).not_to_have_url(re.compile(job_id))
+        expect(page.locator("#head .chip")).to_have_text("validating")
+        http.post(f"{JOBS}/{page.url.rpartition('/')[2]}/cancel")
+        _expect_end(page, "cancelled")
 
 
 def test_the_overview_moves_by_itself(member: Visit, dashboard: Pool) -> None:

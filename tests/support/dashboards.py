@@ -4,14 +4,19 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from sqlalchemy import select, update
 
+from api.dashboard.session import COOKIE, make_token
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.protocol import Failed, LogLine, Metric, Peak, Phase, Progress
 from orchestrator.domain.teams import Role
+from orchestrator.store.tables.attempts import attempts
 from tests.support.launchers import GIB, cpu_device
 from tests.support.servers import ApiServer, run_server
 from tests.support.storage import StorageServer
@@ -19,6 +24,7 @@ from tests.support.trainers import Trainer
 
 JOBS = "/v1/fine_tuning/jobs"
 MIB = 2**20
+HTML = {"accept": "text/html,application/xhtml+xml"}
 HOSTILE_NAME = '"><script>window.hacked=1</script>\u202egpj.exe ' + "long" * 40 + ".jsonl"
 HOSTILE_LINES = (
     "<script>window.hacked = 1</script>",
@@ -45,6 +51,8 @@ PAGES = {
     "pool": "/pool",
     "models": "/models",
     "teams": "/teams",
+    "team": "/teams/{team}",
+    "audit": "/teams/audit",
     "reports": "/reports",
 }
 """Every page, by a name; ids are those of a filled pool."""
@@ -114,13 +122,12 @@ def train(trainer: Trainer, server: ApiServer, first: int, last: int) -> None:
 def fill(server: ApiServer) -> Pool:
     """Two devices; team 'support' has jobs in every state, team 'vision' one of its own."""
     server.launcher.devices = [cpu_device("node-a", total_bytes=14 * GIB), cpu_device("node-b", total_bytes=8 * GIB)]
-    for team in ("support", "vision"):
-        server.make_team(team)
+    teams = {team: server.make_team(team) for team in ("support", "vision")}
     keys = {team: server.make_key(team=team) for team in ("support", "vision")}
     keys |= {"viewer": server.make_key(Role.VIEWER, team="support"), "admin": server.admin_key}
     server.services.pool.set_price(server.admin, device_type="cpu", usd_micros_per_hour=3_600_000_000)
     server.step()
-    pool = Pool(server=server, ids={}, keys=keys, trainers={})
+    pool = Pool(server=server, ids={"team": teams["support"]}, keys=keys, trainers={})
     with server.http(keys["support"]) as http:
         _fill_support(pool, http)
     with server.http(keys["vision"]) as http:
@@ -129,7 +136,22 @@ def fill(server: ApiServer) -> Pool:
         foreign = pool.trainers["foreign"] = Trainer(server, pool.ids["foreign"])
         begin(foreign, server)
         train(foreign, server, 1, 2)
+    _age(server)
+    terms = {"guarantee_micros": 1_500_000, "budget_usd_micros": 100_000 * 1_000_000}
+    server.services.teams.set_terms(server.admin, "support", terms)
     return pool
+
+
+def _age(server: ApiServer) -> None:
+    """What held a device, and is over or has no end yet, did so for hours: so that the last day has something."""
+    with server.services.store.write() as tx:
+        ids = [row["attempt_id"] for row in tx.rows(select(attempts.c.attempt_id).order_by(attempts.c.created_at))]
+        for number, attempt_id in enumerate(ids):
+            began = tx.now() - timedelta(hours=20 - 5 * number)
+            mine = attempts.c.attempt_id == attempt_id
+            tx.execute(update(attempts).where(mine).values(created_at=began))
+            ended = {"released_at": began + timedelta(hours=6)}
+            tx.execute(update(attempts).where(mine, attempts.c.released_at.is_not(None)).values(ended))
 
 
 def _fill_support(pool: Pool, http: Any) -> None:
@@ -186,6 +208,24 @@ def submit(http: Any, file_id: str, **fields: Any) -> str:
     answer = http.post(JOBS, json={"model": "tiny", "training_file": file_id, "method": method, **fields})
     assert answer.is_success, answer.text
     return str(answer.json()["id"])
+
+
+def surf(pool: Pool, who: str | None) -> httpx2.Client:
+    """A browser's requests: HTML wanted, redirects not followed, logged in when `who` is a key's name."""
+    cookies = {COOKIE: pool.keys[who]} if who else {}
+    return httpx2.Client(
+        base_url=pool.url,
+        headers=HTML,
+        cookies=cookies,
+        trust_env=False,
+        verify=False,
+        timeout=30,
+        follow_redirects=False,
+    )
+
+
+def token(pool: Pool, who: str) -> str:
+    return make_token(pool.keys[who])
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 from markupsafe import escape
+from pydantic import BaseModel
 
 from api.dashboard import formats
 from api.dashboard.routes.login import own_path
@@ -116,10 +117,9 @@ def test_what_auto_became_is_shown_and_what_was_asked_is_left() -> None:
         {"model": "smol", "training_file": "f", "lora": {"r": 8}, "training": {"packing": True}}
     )
     plan = make_plan()
-    hyper = spec.method.supervised.hyperparameters.model_dump(mode="json")
     found = {
         f"{section}.{row.name}": row
-        for section, rows in show_settings(show(spec=spec, plan=plan), hyper).items()
+        for section, rows in show_settings(spec, show(spec=spec, plan=plan, seed=7), []).items()
         for row in rows
     }
     assert found["lora.alpha"].became == str(plan.lora_alpha)
@@ -127,19 +127,43 @@ def test_what_auto_became_is_shown_and_what_was_asked_is_left() -> None:
     assert found["lora.r"].became is None
     assert found["training.packing"].asked == "yes"
     assert found["training.learning_rate"].became is not None
+    assert found["job.seed"].became == "7"
     assert set(PLAN_NAMES) <= set(found)
     assert all(name in plan.model_dump() for name in PLAN_NAMES.values())
 
 
 def test_nothing_became_anything_before_there_is_a_plan() -> None:
-    rows = [row for rows in show_settings(show(), {"n_epochs": "auto"}).values() for row in rows]
-    assert {row.became for row in rows} == {None}
+    job = show()
+    rows = [row for rows in show_settings(make_job().spec, job, []).values() for row in rows]
+    assert {row.became for row in rows if row.name != "seed"} == {None}
+
+
+def test_every_field_of_a_spec_is_among_the_settings() -> None:
+    """Metadata is shown beside them, pair by pair."""
+    spec = JobSpec(model="smol", training_file="f")
+    shown = {row.name for rows in show_settings(spec, show(), []).values() for row in rows}
+    assert _leaves(spec) - shown == {"metadata"}
+
+
+def _leaves(model: BaseModel) -> set[str]:
+    found: set[str] = set()
+    for name, value in model:
+        found |= _leaves(value) if isinstance(value, BaseModel) else {name}
+    return found
+
+
+def test_a_device_type_that_was_left_open_is_the_one_that_the_newest_attempt_has() -> None:
+    attempts = [AttemptOut.of(make_attempt(device_type="cpu"))]
+    rows = show_settings(make_job().spec, show(), attempts)["resources"]
+    assert {row.name: row.became for row in rows}["device_type"] == "cpu"
 
 
 def test_every_state_has_a_word_and_only_what_can_be_done_is_offered() -> None:
     assert set(WORDS) == set(JobState)
     offered = {state: find_actions(show(state=state, error=None)) for state in JobState}
     assert offered[JobState.RUNNING] == ["pause", "cancel"]
+    assert offered[JobState.QUEUED] == offered[JobState.VALIDATING_FILES] == ["hold", "pause", "cancel"]
+    assert find_actions(show(state=JobState.QUEUED, held_at=START))[0] == "release"
     assert offered[JobState.PAUSED] == ["resume", "cancel"]
     assert offered[JobState.PAUSING] == ["cancel"]
     assert offered[JobState.SUCCEEDED] == offered[JobState.FAILED] == offered[JobState.CANCELLED] == []

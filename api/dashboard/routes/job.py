@@ -1,5 +1,6 @@
 """One job: its state and charts, its log, what happened, what was asked and predicted, and what came out."""
 
+import secrets
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -8,11 +9,12 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from api.dashboard.forms import PageRoute
 from api.dashboard.rendering import render
+from api.dashboard.views.burn import draw_burn
 from api.dashboard.views.jobs import FINAL, WORDS, find_actions, show_jobs
 from api.dashboard.views.memory import show_prediction
 from api.dashboard.views.settings import show_settings
 from api.dashboard.views.snippets import show_adapter, show_job
-from api.dashboard.views.timeline import lay_out_life
+from api.dashboard.views.timeline import lay_out_life, mark_events
 from api.dependencies import Adapters, Costs, Id, Jobs, Reader, Why
 from api.schemas.activity import AttemptOut, CheckpointOut, EventOut, LogOut
 from api.schemas.adapters import AdapterOut
@@ -21,6 +23,7 @@ from api.schemas.jobs import JobOut
 from api.schemas.why import WhyOut
 from orchestrator.domain.errors import IllegalTransitionError
 from orchestrator.domain.jobs import Job
+from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.queries import LineQuery
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
@@ -60,21 +63,18 @@ def show_job_page(
     found = jobs.get(caller, job_id)
     head = describe_head(caller, parts, found)
     job: JobOut = head["job"]
-    events = jobs.events(caller, job_id, limit=EVENTS_READ)
+    attempts: list[AttemptOut] = head["attempts"]
     checkpoints = jobs.checkpoints(caller, job_id, limit=CHECKPOINTS_SHOWN)
     lines = jobs.logs(caller, job_id, limit=LINES_SHOWN, which=LineQuery(descending=True))
     url = str(request.base_url).rstrip("/")
     values: dict[str, Any] = {
         **head,
-        "events": [EventOut.of(event) for event in events.items if event.type == "message"],
-        "last_event_id": events.items[0].event_id if events.items else "",
-        "more_events": events.has_more,
-        "limit_usd_micros": found.spec.max_cost_usd_micros,
+        "classes": [kind.value for kind in PriorityClass],
         "checkpoints": [CheckpointOut.of(item, found, job.team) for item in checkpoints.items],
         "lines": [LogOut.of(line) for line in reversed(lines.items)],
-        "settings": show_settings(job, found.spec.method.supervised.hyperparameters.model_dump(mode="json")),
+        "settings": show_settings(found.spec, job, attempts),
         "job_snippets": show_job(found.spec.model_dump(mode="json", exclude_defaults=True), url=url),
-        "predicted_bytes": _predicted_bytes(job, head["attempts"]),
+        "predicted_bytes": _predicted_bytes(job, attempts),
         **_describe_adapter(caller, adapters, job, url),
     }
     return render(request, "job.html", values)
@@ -89,7 +89,12 @@ def show_head(request: Request, job_id: Id, caller: Reader, jobs: Jobs, parts: P
 def describe_head(caller: Caller, parts: HeadParts, found: Job) -> dict[str, Any]:
     job = show_jobs(parts.jobs, caller, [found])[0]
     attempts = [AttemptOut.of(attempt) for attempt in parts.jobs.attempts(caller, job.id)]
+    events = parts.jobs.events(caller, job.id, limit=EVENTS_READ)
+    told = [EventOut.of(event) for event in events.items if event.type == "message"]
+    bill = JobCostOut.of(job.id, parts.costs.of_job(caller, job.id))
+    predicted, limit = (job.estimate or {}).get("cost_usd_micros"), found.spec.max_cost_usd_micros
     now = time.time()
+    life = lay_out_life(job, attempts, now=now)
     return {
         "job": job,
         "why": _find_why(caller, parts.why, found),
@@ -97,10 +102,17 @@ def describe_head(caller: Caller, parts: HeadParts, found: Job) -> dict[str, Any
         "final": job.status in FINAL,
         "actions": find_actions(job),
         "attempts": attempts,
-        "bill": JobCostOut.of(job.id, parts.costs.of_job(caller, job.id)),
+        "bill": bill,
+        "burn": draw_burn(bill, attempts, predicted=predicted, limit=limit, now=int(now)),
+        "limit_usd_micros": limit,
+        "events": told,
+        "last_event_id": events.items[0].event_id if events.items else "",
+        "more_events": events.has_more,
+        "once": secrets.token_urlsafe(16),
         "memory": show_prediction(job, attempts),
-        "life": lay_out_life(job, attempts, now=now),
-        "predicted_cost": (job.estimate or {}).get("cost_usd_micros"),
+        "life": life,
+        "marks": mark_events(told, life),
+        "predicted_cost": predicted,
         "predicted_seconds": _predicted_seconds(job, attempts),
         "ran_seconds": (job.finished_at or now) - job.started_at if job.started_at else None,
         "left_seconds": max(0.0, job.estimated_finish - now) if job.estimated_finish else None,

@@ -7,17 +7,21 @@ from fastapi import APIRouter, Request, Response
 
 from api.dashboard.forms import PageRoute
 from api.dashboard.rendering import render, wants_fragment
+from api.dashboard.views.budgets import BudgetMeter, show_budget
 from api.dashboard.views.devices import show_devices
 from api.dashboard.views.jobs import ACTIVE, WAITING, show_jobs
 from api.dashboard.views.spend import show_teams
-from api.dependencies import Costs, Jobs, Pool, Reader
+from api.dependencies import Costs, Jobs, Pool, Reader, Teams
+from api.schemas.teams import TeamOut
 from orchestrator.domain.budgets import BudgetPeriod, find_period
 from orchestrator.domain.queries import JobQuery
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
 from orchestrator.services.jobs import Jobs as JobsService
+from orchestrator.services.teams import Teams as TeamsService
 
 router = APIRouter(route_class=PageRoute)
+MOST_TEAMS = 10
 SHOWN = {
     "active": (ACTIVE, 8),
     "waiting": (WAITING, 8),
@@ -28,18 +32,26 @@ SHOWN = {
 
 
 @router.get("/")
-def show_overview(request: Request, caller: Reader, jobs: Jobs, pool: Pool, costs: Costs) -> Response:
+def show_overview(request: Request, caller: Reader, jobs: Jobs, pool: Pool, costs: Costs, teams: Teams) -> Response:
     now = datetime.now(UTC)
     month_started_at, _ = find_period(BudgetPeriod.MONTH, now)
     spend = costs.by_team_and_model(caller, since=month_started_at, until=now)
     values: dict[str, Any] = {
         "counts": {state.value: number for state, number in jobs.count(caller).items()},
         "devices": show_devices(caller, pool.list(caller)),
-        "teams": show_teams(spend),
+        "teams": show_teams(spend)[:MOST_TEAMS],
+        "budgets": _read_budgets(caller, teams),
         "month": now.strftime("%B"),
         **_lists(jobs, caller),
     }
     return render(request, "parts/overview.html" if wants_fragment(request) else "overview.html", values)
+
+
+def _read_budgets(caller: Caller, teams: TeamsService) -> dict[str, BudgetMeter]:
+    """Of teams that have one, by name."""
+    found = [team for team in teams.list(caller) if team.budget_usd_micros is not None]
+    meters = [show_budget(TeamOut.of(standing)) for standing in teams.standings(caller, found)]
+    return {meter.team.name: meter for meter in meters}
 
 
 def _lists(jobs: JobsService, caller: Caller) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Teams and their keys: made, shown once, revoked."""
+"""Teams and their keys: shares against guarantees; keys made, shown once, revoked."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from api.dashboard.forms import Form, PageRoute, read_field
 from api.dashboard.rendering import go_to, render
+from api.dashboard.views.budgets import show_budget
+from api.dashboard.views.shares import draw_shares
 from api.dependencies import Admin, Id, Keys, Reader, Teams
-from api.schemas.teams import KeyOut, TeamOut
+from api.schemas.teams import KeyOut, SharesOut, TeamOut
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.teams import Caller, Role
 from orchestrator.services.keys import Keys as KeysService
@@ -17,17 +19,21 @@ from orchestrator.services.teams import Teams as TeamsService
 router = APIRouter(prefix="/teams", route_class=PageRoute)
 DAY_SECONDS = 86_400
 LONGEST_DAYS = 3660
+SHARE_DAYS = 7
+MOST_TEAMS = 100
+MOST_KEYS = 100
+"""Shown at once; a search finds the others."""
+Search = Annotated[str, Query(max_length=64)]
 
 
 @router.get("")
-def show_teams(request: Request, caller: Reader, teams: Teams, keys: Keys) -> Response:
-    return render(request, "teams.html", _describe(caller, teams, keys))
+def show_teams(request: Request, caller: Reader, teams: Teams, keys: Keys, search: Search = "") -> Response:
+    return render(request, "teams.html", _describe(caller, teams, keys, search=search))
 
 
 @router.post("")
 def create_team(request: Request, caller: Admin, form: Form, teams: Teams) -> Response:
-    teams.create(caller, read_field(form, "name"))
-    return go_to(request, "/teams")
+    return go_to(request, f"/teams/{teams.create(caller, read_field(form, 'name')).team_id}")
 
 
 @router.post("/keys")
@@ -54,12 +60,28 @@ def revoke_key(request: Request, key_id: Id, caller: Admin, form: Form, keys: Ke
     return go_to(request, "/teams")
 
 
-def _describe(caller: Caller, teams: TeamsService, keys: KeysService, *, made: NewKey | None = None) -> dict[str, Any]:
-    found = [TeamOut.of(standing) for standing in teams.standings(caller, teams.list(caller))]
+def _describe(
+    caller: Caller, teams: TeamsService, keys: KeysService, *, made: NewKey | None = None, search: str = ""
+) -> dict[str, Any]:
+    found = teams.list(caller)
+    names = {team.team_id: team.name for team in found}
+    chosen = [team for team in found if _matches(search, team.name)]
+    shown = [TeamOut.of(standing) for standing in teams.standings(caller, chosen[:MOST_TEAMS])]
+    matching = [key for key in keys.list(caller) if _matches(search, key.name, key.prefix, names.get(key.team_id, ""))]
+    matching.sort(key=lambda key: key.revoked_at is not None)
     return {
-        "teams": found,
-        "names": {team.id: team.name for team in found},
-        "keys": [KeyOut.of(key) for key in keys.list(caller)],
+        "budgets": [show_budget(team) for team in shown],
+        "teams_found": len(chosen),
+        "names": names,
+        "keys": [KeyOut.of(key) for key in matching[:MOST_KEYS]],
+        "keys_found": len(matching),
+        "search": search,
+        "shares": draw_shares(SharesOut.of(teams.shares(caller, days=SHARE_DAYS))),
+        "share_days": SHARE_DAYS,
         "roles": [role.value for role in (Role.MEMBER, Role.VIEWER, Role.ADMIN)],
         "made": None if made is None else {"key": KeyOut.of(made.key), "secret": made.secret},
     }
+
+
+def _matches(search: str, *texts: str) -> bool:
+    return not search or any(search.lower() in text.lower() for text in texts)

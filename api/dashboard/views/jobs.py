@@ -10,6 +10,8 @@ from orchestrator.services.jobs import Jobs
 
 ACTIVE = (JobState.RUNNING, JobState.PAUSING)
 WAITING = (JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED)
+WAITS = frozenset({JobState.VALIDATING_FILES.value, JobState.QUEUED.value})
+"""States in which a job may be held back, or released."""
 WORDS = {
     JobState.VALIDATING_FILES: "validating",
     JobState.QUEUED: "queued",
@@ -36,4 +38,5 @@ def find_actions(job: JobOut) -> list[str]:
     if job.cancel_requested:
         return []
     moves = {"paused": ["resume"], "pausing": []}.get(job.status, ["pause"])
-    return [*moves, "cancel"]
+    holds = (["release"] if job.held else ["hold"]) if job.status in WAITS else []
+    return [*holds, *moves, "cancel"]

@@ -1,10 +1,12 @@
 """The whole spec of a job as rows: what was asked, and what 'auto' became once the files were read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from api.schemas.activity import AttemptOut
 from api.schemas.jobs import JobOut
-from orchestrator.domain.spec import AUTO
+from orchestrator.domain.spec import AUTO, JobSpec
 
 PLAN_NAMES = {
     "hyperparameters.n_epochs": "epochs",
@@ -22,6 +24,19 @@ PLAN_NAMES = {
 }
 """Where a plan has what a field of the spec may leave open."""
 
+OPEN_WHEN_EMPTY = frozenset({"training.learning_rate", "job.seed"})
+"""Fields that null leaves to us, as 'auto' does others."""
+JOB_FIELDS = (
+    "model",
+    "training_file",
+    "validation_file",
+    "suffix",
+    "seed",
+    "priority",
+    "priority_class",
+    "max_cost_usd",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -32,32 +47,42 @@ class Setting:
     became: str | None
 
 
-def show_settings(job: JobOut, hyperparameters: dict[str, Any]) -> dict[str, list[Setting]]:
-    """By section. `hyperparameters` as they were asked for; the job shows them resolved."""
+def show_settings(spec: JobSpec, job: JobOut, attempts: Sequence[AttemptOut]) -> dict[str, list[Setting]]:
+    """All that was asked for, by section."""
+    asked = spec.model_dump(mode="json")
+    method = asked["method"]
     sections: dict[str, dict[str, Any]] = {
-        "training": job.training.model_dump(mode="json"),
-        "lora": job.lora.model_dump(mode="json"),
-        "hyperparameters": hyperparameters,
-        "quantization": job.quantization.model_dump(mode="json"),
-        "resources": job.resources.model_dump(mode="json"),
-        "job": {"priority": job.priority, "max_cost_usd": job.max_cost_usd, "seed": job.seed, "suffix": job.suffix},
+        "training": asked["training"],
+        "lora": asked["lora"],
+        "hyperparameters": {"type": method["type"], **method["supervised"]["hyperparameters"]},
+        "quantization": asked["quantization"],
+        "resources": asked["resources"],
+        "job": {name: asked[name] for name in JOB_FIELDS},
     }
+    became = _resolve(job, attempts)
     return {
         section: [
-            Setting(name=name, asked=_say(value), became=_became(job, f"{section}.{name}", value))
+            Setting(name=name, asked=_say(value), became=_became(became, f"{section}.{name}", value))
             for name, value in values.items()
         ]
         for section, values in sections.items()
     }
 
 
-def _became(job: JobOut, path: str, asked: Any) -> str | None:
-    name = PLAN_NAMES.get(path)
-    if job.plan is None or name is None:
-        return None
-    if asked == AUTO or (path == "training.learning_rate" and asked is None):
-        return _say(job.plan[name])
-    return None
+def _resolve(job: JobOut, attempts: Sequence[AttemptOut]) -> dict[str, Any]:
+    """What was left open, as far as it is known by now."""
+    found: dict[str, Any] = {"job.seed": job.seed}
+    if job.plan is not None:
+        found |= {path: job.plan[name] for path, name in PLAN_NAMES.items()}
+        found["hyperparameters.learning_rate_multiplier"] = job.hyperparameters.learning_rate_multiplier
+    if attempts:
+        found["resources.device_type"] = attempts[-1].device_type
+    return found
+
+
+def _became(known: dict[str, Any], path: str, asked: Any) -> str | None:
+    is_open = asked == AUTO or (asked is None and path in OPEN_WHEN_EMPTY)
+    return _say(known[path]) if is_open and path in known else None
 
 
 def _say(value: Any) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from api.dashboard.formats import say_duration
 from api.dashboard.views.bars import SMALLEST, WIDTH, scale
-from api.schemas.activity import AttemptOut
+from api.schemas.activity import AttemptOut, EventOut
 from api.schemas.jobs import JobOut
 
 
@@ -42,6 +42,26 @@ def lay_out_life(job: JobOut, attempts: list[AttemptOut], *, now: float) -> Time
         found.append(("paused" if job.status == "paused" else "waiting", "waiting", since, end))
     spans = [_place(span, begin, end) for span in found if span[3] > span[2] or span[0].startswith("attempt")]
     return Timeline(begin=begin, end=end, spans=spans)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventMark:
+    look: str
+    x: float
+    title: str
+
+
+def mark_events(events: list[EventOut], life: Timeline) -> list[EventMark]:
+    """Where events lie on the line, warnings and errors last, so that they are on top."""
+    ranked = sorted(events, key=lambda event: ("info", "warn", "error").index(event.level))
+    return [
+        EventMark(
+            look=event.level,
+            x=scale(event.created_at - life.begin, life.end - life.begin),
+            title=f"{say_duration(event.created_at - life.begin)} after creation: {event.message}",
+        )
+        for event in ranked
+    ]
 
 
 def _place(span: tuple[str, str, int, int], begin: int, end: int) -> Span:

@@ -78,6 +78,7 @@ attempts = Table(
     UniqueConstraint("attempt_id", "job_id", "team_id"),
     Index("uq_attempts_active", "job_id", unique=True, sqlite_where=text(_ACTIVE), postgresql_where=text(_ACTIVE)),
     Index("ix_attempts_unreleased", "created_at", sqlite_where=_UNRELEASED, postgresql_where=_UNRELEASED),
+    Index("ix_attempts_released", "released_at"),
 )
 
 
