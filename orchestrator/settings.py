@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     """Let teams take back what they were guaranteed, and higher classes go before lower ones, by stopping jobs."""
     borrower_fairness: bool = False
     """Let a team that borrows less stop jobs of one that borrows more."""
+    moves: bool = True
+    """Move smaller jobs to other devices out of the way of a large one that has waited long."""
     pin_after_seconds: int = Field(default=600, ge=1)
     """A job that has waited this long pins the device that it will get."""
     least_run_seconds: int = Field(default=600, ge=0)

@@ -205,6 +205,7 @@ def read_rules(settings: Settings) -> Rules:
         placement=settings.placement,
         preemption=settings.preemption,
         borrower_fairness=settings.borrower_fairness,
+        moves=settings.moves,
         pin_after_seconds=settings.pin_after_seconds,
         least_run_seconds=settings.least_run_seconds,
         least_grace_seconds=settings.stop_grace_seconds,

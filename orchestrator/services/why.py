@@ -1,18 +1,20 @@
 """Why a job waits, until when, and what would let it start: asked of the same decision that places jobs."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from orchestrator.domain.errors import IllegalTransitionError
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.scheduling.actions import Wait, WaitCode
 from orchestrator.domain.scheduling.decide import Jobs
-from orchestrator.domain.scheduling.facts import Rules
+from orchestrator.domain.scheduling.facts import QueuedJob, Rules
 from orchestrator.domain.scheduling.hints import Hint
+from orchestrator.domain.scheduling.views import view_queued
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
-from orchestrator.simulation.forecast import forecast_starts
-from orchestrator.store import jobs
+from orchestrator.simulation.forecast import WINDOW_SECONDS, forecast_starts, repeat_arrivals
+from orchestrator.store import jobs, queue
 from orchestrator.store.queueing import Queueing
 from orchestrator.store.scheduling import PoolFacts
 from orchestrator.store.session import ReadTx, Store
@@ -21,6 +23,7 @@ FORECAST = frozenset({WaitCode.PREEMPTING, WaitCode.PINNED, WaitCode.BEHIND, Wai
 """Reasons that go away by themselves, as jobs end."""
 MOST_FORECAST_JOBS = 2000
 MOST_FORECAST_PASSES = 300
+MOST_RECENT_JOBS = 500
 """Bounds on what one question may cost: some seconds of work at worst."""
 
 
@@ -85,6 +88,22 @@ class WhyReader:
             return None
         waiting = Jobs(queued=queued, running=facts.running, locks=facts.locks, pins=facts.pins)
         starts = forecast_starts(
-            facts.devices, facts.teams, waiting, facts.now, rules=self._rules, most_passes=MOST_FORECAST_PASSES
+            facts.devices,
+            facts.teams,
+            waiting,
+            facts.now,
+            rules=self._rules,
+            arrivals=self._expect_arrivals(facts),
+            most_passes=MOST_FORECAST_PASSES,
         )
         return starts.get(job_id)
+
+    def _expect_arrivals(self, facts: PoolFacts) -> list[QueuedJob]:
+        """What came lately, to come again: others will go ahead of the job that is asked about."""
+        since = datetime.fromtimestamp(facts.now - WINDOW_SECONDS, UTC)
+        with self._store.read() as tx:
+            came = queue.list_came_since(tx, since, most=MOST_RECENT_JOBS)
+        recent = [view_queued(replace(job, current_step=0), facts.market) for job in came if job.footprints]
+        is_cut = len(came) == MOST_RECENT_JOBS and recent
+        window = facts.now - recent[0].queued_at if is_cut else WINDOW_SECONDS
+        return repeat_arrivals(recent, facts.now, window_seconds=window)

@@ -81,8 +81,31 @@ def _assert_victims_may_be_asked(pool: Pool, decision: Decision) -> None:
         assert starter.priority_class is not PriorityClass.IDLE
         if each.rule is PreemptionRule.RECLAIM:
             assert starter.team_id != victim.team_id
+        elif each.rule is PreemptionRule.MOVE:
+            (hold,) = victim.holds
+            gets = [
+                lock for lock in decision.locks if (lock.job_id, lock.device_id) == (starter.job_id, hold.device_id)
+            ]
+            assert victim.checkpointable
+            assert [lock for lock in gets if lock.bytes > hold.bytes]
+            assert may_run_elsewhere(pool, decision, victim)
         else:
             assert victim.checkpointable
+
+
+def may_run_elsewhere(pool: Pool, decision: Decision, victim: RunningJob) -> bool:
+    """Whether another device of the same kind that is open has the bytes for a job that moves. Rooms that several jobs
+    move to are not added up."""
+    here = pool.devices[victim.holds[0].device_id]
+    starts = [hold for start in decision.starts for hold in start.holds]
+    for device in pool.devices.values():
+        used = taken_bytes(pool, decision, device.device_id) + locked_bytes(pool, decision, device.device_id)
+        used += sum(hold.bytes for hold in starts if hold.device_id == device.device_id)
+        is_other = device.schedulable and device.kind == here.kind and device.device_id != here.device_id
+        is_allowed = victim.device_types is None or device.device_type in victim.device_types
+        if is_other and is_allowed and victim.holds[0].bytes <= device.usable_bytes - used:
+            return True
+    return False
 
 
 def _assert_nobody_leaves_in_vain(pool: Pool, decision: Decision) -> None:

@@ -120,6 +120,8 @@ class _Clearing:
             gone = leaving.get(team_id, 0)
             if victim.rule is not PreemptionRule.CLASS and self._tally_of(team_id).above_guarantee <= gone:
                 continue
+            if victim.rule is PreemptionRule.TURNS and victim.rate_micros > self._starter.most_by_turn_micros:
+                continue
             leaving[team_id] = gone + victim.rate_micros
             taken.append(victim)
             if self.fitting(taken) is not None:

@@ -25,6 +25,7 @@ class Starter:
     """The job that wants room. `rate_micros` is the least that it would count for.
 
     `over_micros` is by how much that exceeds its team's ceiling: then only its own team's jobs can make room.
+    `most_by_turn_micros` is the most that a job may count for that is stopped because it had its turn.
     """
 
     team_id: str
@@ -33,6 +34,7 @@ class Starter:
     turn: int
     rate_micros: int
     over_micros: float = 0
+    most_by_turn_micros: float = inf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

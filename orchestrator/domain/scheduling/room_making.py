@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 
 from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import PreemptionRule
@@ -11,6 +12,7 @@ from orchestrator.domain.scheduling.evictions import Eviction
 from orchestrator.domain.scheduling.facts import Footprint, Lock
 from orchestrator.domain.scheduling.hunts import Hunt
 from orchestrator.domain.scheduling.lines import Waiting
+from orchestrator.domain.scheduling.moving import Moving
 from orchestrator.domain.scheduling.order import CLASS_RANKS, IDLE_LEVELS, WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.preemption import Starter, is_exempt
 from orchestrator.domain.scheduling.rooms import Ask
@@ -148,6 +150,7 @@ class RoomMaking:
             turn=turn,
             rate_micros=rate,
             over_micros=over,
+            most_by_turn_micros=rate if found.rules.turns_spare_larger else inf,
         )
         is_limited = over > 0
         for spot, footprint in zip(waiting.shape.spots, job.footprints, strict=True):
@@ -176,6 +179,15 @@ class RoomMaking:
         if eviction is None:
             return False
         self._evict(waiting, way, eviction)
+        return True
+
+    def try_move(self, waiting: Waiting) -> bool:
+        """Have smaller jobs move out of a holder's way, to where they go on at once."""
+        rules = self._found.rules
+        found = Moving(self._found).find(waiting) if rules.preemption and rules.moves else None
+        if found is None:
+            return False
+        self._evict(waiting, *found)
         return True
 
     def drain(self) -> None:

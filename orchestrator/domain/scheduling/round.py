@@ -36,7 +36,7 @@ class Round:
         self.holding.take_over_locks()
         self.holding.take_over_pins()
         self._look_around()
-        while self._walk():
+        while self._walk() or self._move():
             self._look_around()
 
     def _look_around(self) -> None:
@@ -66,6 +66,13 @@ class Round:
             self._walk_level(level, turn)
             for level in Level
             for turn in (turns if level is Level.BORROWING else (None,))
+        )
+
+    def _move(self) -> bool:
+        """Once nobody else can start, have smaller jobs move out of a holder's way. True when that gave room back."""
+        holders = [self.found.state.waiting[job_id] for job_id in sorted(self.found.overlay.pins)]
+        return any(
+            self.making.try_move(each) for each in sorted(holders, key=lambda each: (each.rank, each.job.job_id))
         )
 
     def _walk_level(self, level: Level, turn: int | None) -> bool:
