@@ -104,8 +104,8 @@ class Moving:
 
     def _as_victim(self, job: RunningJob) -> Victim:
         rate = self._found.state.books[job.team_id].rate_of(job.job_id)
-        key = (True, float(job.holds[0].bytes), 0.0, -job.started_at, job.job_id)
-        return Victim(job=job, rule=PreemptionRule.MOVE, rate_micros=rate, key=key)
+        key = (False, True, float(job.holds[0].bytes), 0.0, -job.started_at, job.job_id)
+        return Victim(job=job, rule=PreemptionRule.MOVE, rate_micros=rate, is_spared=False, key=key)
 
     def _may_move(self, job: RunningJob, waiting: Waiting) -> bool:
         """Gangs stay, and what a team has within its guarantee."""

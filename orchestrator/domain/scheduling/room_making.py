@@ -14,7 +14,7 @@ from orchestrator.domain.scheduling.hunts import Hunt
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.moving import Moving
 from orchestrator.domain.scheduling.order import CLASS_RANKS, IDLE_LEVELS, WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.preemption import Starter, is_exempt
+from orchestrator.domain.scheduling.preemption import Starter, count_preemptions, is_exempt
 from orchestrator.domain.scheduling.rooms import Ask
 from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.sharing import goes_first
@@ -150,6 +150,7 @@ class RoomMaking:
             turn=turn,
             rate_micros=rate,
             over_micros=over,
+            may_ask_spared=count_preemptions(job, found.rules, found.now) == 0,
             most_by_turn_micros=rate if found.rules.turns_spare_larger else inf,
         )
         is_limited = over > 0
