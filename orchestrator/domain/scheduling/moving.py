@@ -30,6 +30,7 @@ class Moving:
 
     def __init__(self, found: Pass) -> None:
         self._found = found
+        self._most_free = max(found.state.rooms.most_free(1).values(), default=0)
 
     def find(self, waiting: Waiting) -> tuple[tuple[Spot, Footprint], Eviction] | None:
         """The eviction that moves the fewest bytes, for the first footprint that has room by it before its pins say."""
@@ -90,7 +91,7 @@ class Moving:
         movable = [
             self._as_victim(state.running[job_id])
             for job_id, size_bytes in state.running_on.get(room.device_id, {}).items()
-            if size_bytes < needed and self._may_move(state.running[job_id], waiting)
+            if size_bytes < needed and size_bytes <= self._most_free and self._may_move(state.running[job_id], waiting)
         ]
         movable.sort(key=lambda victim: victim.key)
         leaving: list[Victim] = []
