@@ -16,6 +16,10 @@ from orchestrator.domain.scheduling.preemption import Starter, Victim, as_victim
 from orchestrator.domain.scheduling.rooms import Ask, DeviceRoom
 from orchestrator.domain.scheduling.shapes import Shape
 
+MOST_RUNNING = 1_000
+"""Where more jobs run, nobody looks for victims among those who are spared, and a guarantee waits for them to have run
+their least time: right after a pool of 10,000 devices has filled, that look took minutes (measured 2026-11-25)."""
+
 
 class Hunt:
     """`spent` are the shapes that no victims of this group can make room for, as long as nobody is asked to leave."""
@@ -23,6 +27,7 @@ class Hunt:
     def __init__(self, found: Pass, starter: Starter, teams: Iterable[str]) -> None:
         self._found = found
         self._starter = starter
+        self._may_ask_spared = starter.level in WITHIN_LEVELS and len(found.state.running) <= MOST_RUNNING
         self._blocks = self._in_blocks(list(teams))
         self._on: dict[str, list[Victim]] = {}
         self._bytes_on: dict[str, int] = {}
@@ -105,7 +110,7 @@ class Hunt:
         shares = {team_id: borrowed_share(self._found.tally(team_id)) for team_id in teams}
         ranked = sorted(teams, key=lambda team_id: (-shares[team_id], team_id))
         for is_spared, is_idle in ((False, True), (False, False), (True, True), (True, False)):
-            if is_spared and self._starter.level not in WITHIN_LEVELS:
+            if is_spared and not self._may_ask_spared:
                 return
             for _, same in groupby(ranked, key=lambda team_id: shares[team_id]):
                 block = [victim for team_id in same for victim in self._of_team(team_id, is_idle, is_spared)]
