@@ -10,7 +10,7 @@ from orchestrator.domain.scheduling.books import TeamBook
 from orchestrator.domain.scheduling.context import Pass
 from orchestrator.domain.scheduling.evictions import Eviction
 from orchestrator.domain.scheduling.facts import Footprint, Lock
-from orchestrator.domain.scheduling.hunts import Hunt
+from orchestrator.domain.scheduling.hunts import MOST_RUNNING, Hunt
 from orchestrator.domain.scheduling.lines import Waiting
 from orchestrator.domain.scheduling.moving import Moving
 from orchestrator.domain.scheduling.order import CLASS_RANKS, IDLE_LEVELS, WITHIN_LEVELS, Level
@@ -184,8 +184,10 @@ class RoomMaking:
 
     def try_move(self, waiting: Waiting) -> bool:
         """Have smaller jobs move out of a holder's way, to where they go on at once."""
-        rules = self._found.rules
-        found = Moving(self._found).find(waiting) if rules.preemption and rules.moves else None
+        rules, running = self._found.rules, self._found.state.running
+        if not (rules.preemption and rules.moves) or len(running) > MOST_RUNNING:
+            return False
+        found = Moving(self._found).find(waiting)
         if found is None:
             return False
         self._evict(waiting, *found)
