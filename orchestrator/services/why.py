@@ -5,7 +5,8 @@ So is when a job would start that nobody has submitted yet.
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from orchestrator.domain.errors import IllegalTransitionError
 from orchestrator.domain.jobs import Job
@@ -13,12 +14,12 @@ from orchestrator.domain.scheduling.actions import Wait, WaitCode
 from orchestrator.domain.scheduling.decide import Jobs
 from orchestrator.domain.scheduling.facts import Footprint, QueuedJob, Rules
 from orchestrator.domain.scheduling.hints import Hint
-from orchestrator.domain.scheduling.views import AS_ASKED
+from orchestrator.domain.scheduling.views import AS_ASKED, view_queued
 from orchestrator.domain.spec import AUTO, JobShape
 from orchestrator.domain.states import JobState
 from orchestrator.domain.teams import Caller
-from orchestrator.simulation.forecast import forecast_starts
-from orchestrator.store import jobs
+from orchestrator.simulation.forecast import WINDOW_SECONDS, forecast_starts, repeat_arrivals
+from orchestrator.store import jobs, queue
 from orchestrator.store.queueing import Queueing
 from orchestrator.store.scheduling import PoolFacts
 from orchestrator.store.session import ReadTx, Store
@@ -27,6 +28,7 @@ FORECAST = frozenset({WaitCode.PREEMPTING, WaitCode.PINNED, WaitCode.BEHIND, Wai
 """Reasons that go away by themselves, as jobs end."""
 MOST_FORECAST_JOBS = 2000
 MOST_FORECAST_PASSES = 300
+MOST_RECENT_JOBS = 500
 """Bounds on what one question may cost: some seconds of work at worst."""
 MOST_FORETOLD_JOBS = 200
 """That wait, for jobs that are only thought of: a form asks while somebody types."""
@@ -115,9 +117,25 @@ class WhyReader:
             return None
         waiting = Jobs(queued=queued, running=facts.running, locks=facts.locks, pins=facts.pins)
         starts = forecast_starts(
-            facts.devices, facts.teams, waiting, facts.now, rules=self._rules, most_passes=MOST_FORECAST_PASSES
+            facts.devices,
+            facts.teams,
+            waiting,
+            facts.now,
+            rules=self._rules,
+            arrivals=self._expect_arrivals(facts),
+            most_passes=MOST_FORECAST_PASSES,
         )
         return starts.get(job_id)
+
+    def _expect_arrivals(self, facts: PoolFacts) -> list[QueuedJob]:
+        """What came lately, to come again: others will go ahead of the job that is asked about."""
+        since = datetime.fromtimestamp(facts.now - WINDOW_SECONDS, UTC)
+        with self._store.read() as tx:
+            came = queue.list_came_since(tx, since, most=MOST_RECENT_JOBS)
+        recent = [view_queued(replace(job, current_step=0), facts.market) for job in came if job.footprints]
+        is_cut = len(came) == MOST_RECENT_JOBS and recent
+        window = facts.now - recent[0].queued_at if is_cut else WINDOW_SECONDS
+        return repeat_arrivals(recent, facts.now, window_seconds=window)
 
 
 def _imagine(caller: Caller, candidate: Candidate, now: float) -> QueuedJob:

@@ -83,6 +83,7 @@ class Execution:
             preempted_at=job.preempted_at,
             attained_seconds=self._attained,
             array_id=job.array_id,
+            device_types=job.device_types,
         )
         ids = tuple(hold.device_id for hold in start.holds)
         self.record.intervals.append(

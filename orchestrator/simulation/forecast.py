@@ -15,6 +15,10 @@ from orchestrator.simulation.engine import Simulation
 from orchestrator.simulation.workload import ANY_TYPE, SimulatedJob, Timing
 
 MOST_PASSES = 1_000
+WINDOW_SECONDS = 12 * 3600.0
+TIMES = 4
+"""What came in the last half day is taken to come again, four times over."""
+
 _LATE_SHARE = 0.1
 _LATE_SECONDS = 60.0
 
@@ -53,7 +57,9 @@ def forecast_starts(
     }
 
 
-def repeat_arrivals(recent: Iterable[QueuedJob], now: float, *, window_seconds: float, times: int) -> list[QueuedJob]:
+def repeat_arrivals(
+    recent: Iterable[QueuedJob], now: float, *, window_seconds: float = WINDOW_SECONDS, times: int = TIMES
+) -> list[QueuedJob]:
     """The jobs that came within the window before now, coming again at the same distance, so many times over."""
     came = [job for job in recent if now - window_seconds < job.queued_at <= now]
     return [
@@ -91,6 +97,7 @@ def _as_queued(running: RunningJob, left: float) -> QueuedJob:
         replicas=len(running.holds),
         checkpointable=running.checkpointable,
         array_id=running.array_id,
+        device_types=running.device_types,
         preempted_at=running.preempted_at,
         attained_seconds=running.attained_seconds,
     )

@@ -63,3 +63,9 @@ def count_due(tx: ReadTx, now: datetime) -> int:
 def list_jobs_of(tx: ReadTx, job_ids: Sequence[str]) -> list[Job]:
     """These jobs, those that exist."""
     return [read_job(row) for row in tx.rows(select(jobs).where(jobs.c.job_id.in_(job_ids)))]
+
+
+def list_came_since(tx: ReadTx, since: datetime, *, most: int) -> list[Job]:
+    """The newest jobs queued since that moment, whatever became of them, the oldest first; as many as this."""
+    query = select(jobs).where(jobs.c.queued_at >= since).order_by(jobs.c.queued_at.desc(), jobs.c.job_id.desc())
+    return [read_job(row) for row in tx.rows(query.limit(most))][::-1]

@@ -2,9 +2,10 @@
 
     python -m tests.bench.churn --load 0.75 --seeds 3 [--policy tunepool|plain] [--json]
 
-`tunepool` is the production decision with turns at 0.1, 0.4 and 1.6 reference-device-hours (decision 0017), `plain`
-without. 8,000 jobs per seed, the first tenth is not counted; estimates are over by 1 to 3 times; stopping takes 30 s
-and going on 60 s. Big is 45 GiB and more.
+`tunepool` is the production decision with turns at 0.1, 0.4 and 1.6 reference-device-hours that spare larger jobs
+(decisions 0017 and 0020), `plain` without turns. 8,000 jobs per seed, the first tenth is not counted; estimates are
+over by 1 to 3 times; stopping takes 30 s and going on 60 s. Big is 45 GiB and more. Three seeds leave a standard error
+of some minutes, so go by the spread.
 """
 
 import argparse

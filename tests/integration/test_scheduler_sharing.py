@@ -25,6 +25,7 @@ from orchestrator.store.budgets import read_budget
 from orchestrator.store.scheduling import read_pool_facts, read_queued
 from orchestrator.store.session import Store
 from orchestrator.store.tables.attempts import attempts as attempt_rows
+from orchestrator.store.tables.jobs import jobs as job_rows
 from tests.support.callers import as_role, make_caller
 from tests.support.control import Rig, add_ready_job, training_reports, upload_checkpoint
 from tests.support.launchers import GIB, ScriptedLauncher, ScriptedWorker, cpu_device
@@ -334,6 +335,25 @@ def candidate(gib: int) -> Candidate:
         seconds_by_type={"*": 3600.0},
         costs_by_type={},
     )
+
+
+def test_what_came_lately_is_expected_to_come_again_and_to_go_ahead(rig: Rig) -> None:
+    """An urgent job that came twelve hours less a minute ago is expected again, before the device is free."""
+    caller = make_caller(rig.store)
+    with rig.store.write() as tx:
+        team = teams.record_terms(tx, caller.team_id, {"guarantee_micros": 1_000_000})
+    past = queue_job(rig, team, 6, priority_class=PriorityClass.URGENT)
+    rig.step()
+    (attempt,) = rig.attempts(past.job_id)
+    ends_at = attempt.created_at.timestamp() + 3600
+    waiting = queue_job(rig, team, 4)
+    reader = WhyReader(rig.store, Rules())
+    assert reader.explain(caller, waiting.job_id).expected_start_at == pytest.approx(ends_at, abs=60)
+    with rig.store.write() as tx:
+        came = tx.now() - timedelta(hours=11, minutes=59)
+        tx.execute(update(job_rows).where(job_rows.c.job_id == past.job_id).values(queued_at=came))
+    told = reader.explain(caller, waiting.job_id).expected_start_at
+    assert told == pytest.approx(ends_at + 3600, abs=60)
 
 
 def test_an_attempt_that_was_never_launched_gives_way_at_once(rig: Rig) -> None:

@@ -52,6 +52,8 @@ rules_ = st.builds(
     borrower_fairness=st.booleans(),
     preemption=st.sampled_from([True, True, False]),
     turns_hours=st.sampled_from([(), (1.0, 8.0)]),
+    turns_spare_larger=st.booleans(),
+    moves=st.sampled_from([True, True, False]),
 )
 
 

@@ -20,6 +20,7 @@ def busy_pool(random: Random) -> Pool:
         borrower_fairness=random.random() < 0.3,
         preemption=random.random() < 0.9,
         turns_hours=(1.0, 8.0) if random.random() < 0.2 else (),
+        turns_spare_larger=random.random() < 0.5,
         least_run_seconds=random.choice([0.0, 60.0, 600.0]),
     )
     pool = Pool(rules=rules, now=1_000_000.0)

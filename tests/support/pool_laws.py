@@ -74,15 +74,48 @@ def _assert_victims_may_be_asked(pool: Pool, decision: Decision) -> None:
             assert any(pool.devices[hold.device_id].draining for hold in victim.holds)
             continue
         assert each.for_job_id in locked
-        assert pool.now - victim.started_at >= pool.rules.least_run_seconds
-        recent = [at for at in victim.preempted_at if at > pool.now - pool.rules.preemption_window_seconds]
-        assert len(recent) < pool.rules.most_preemptions
         starter = pool.queued[each.for_job_id]
+        if is_spared(pool, victim):
+            assert each.rule is PreemptionRule.RECLAIM
+            assert count_preemptions(pool, starter) == 0
         assert starter.priority_class is not PriorityClass.IDLE
         if each.rule is PreemptionRule.RECLAIM:
             assert starter.team_id != victim.team_id
+        elif each.rule is PreemptionRule.MOVE:
+            (hold,) = victim.holds
+            gets = [
+                lock for lock in decision.locks if (lock.job_id, lock.device_id) == (starter.job_id, hold.device_id)
+            ]
+            assert victim.checkpointable
+            assert [lock for lock in gets if lock.bytes > hold.bytes]
+            assert may_run_elsewhere(pool, decision, victim)
         else:
             assert victim.checkpointable
+
+
+def is_spared(pool: Pool, job: RunningJob) -> bool:
+    """Whether the job has just begun, or was preempted too often of late."""
+    is_young = pool.now - job.started_at < pool.rules.least_run_seconds
+    return is_young or count_preemptions(pool, job) >= pool.rules.most_preemptions
+
+
+def count_preemptions(pool: Pool, job: RunningJob | QueuedJob) -> int:
+    return len([at for at in job.preempted_at if at > pool.now - pool.rules.preemption_window_seconds])
+
+
+def may_run_elsewhere(pool: Pool, decision: Decision, victim: RunningJob) -> bool:
+    """Whether another device of the same kind that is open has the bytes for a job that moves. Rooms that several jobs
+    move to are not added up."""
+    here = pool.devices[victim.holds[0].device_id]
+    starts = [hold for start in decision.starts for hold in start.holds]
+    for device in pool.devices.values():
+        used = taken_bytes(pool, decision, device.device_id) + locked_bytes(pool, decision, device.device_id)
+        used += sum(hold.bytes for hold in starts if hold.device_id == device.device_id)
+        is_other = device.schedulable and device.kind == here.kind and device.device_id != here.device_id
+        is_allowed = victim.device_types is None or device.device_type in victim.device_types
+        if is_other and is_allowed and victim.holds[0].bytes <= device.usable_bytes - used:
+            return True
+    return False
 
 
 def _assert_nobody_leaves_in_vain(pool: Pool, decision: Decision) -> None:
@@ -145,8 +178,7 @@ def find_unreclaimed(pool: Pool, before: dict[str, RunningJob]) -> list[str]:
 def _borrowers(pool: Pool, job: QueuedJob, before: dict[str, RunningJob]) -> Iterator[RunningJob]:
     for victim in before.values():
         now = pool.running[victim.job_id]
-        recent = sum(at > pool.now - pool.rules.preemption_window_seconds for at in victim.preempted_at)
-        is_exempt = pool.now - victim.started_at < pool.rules.least_run_seconds or recent >= pool.rules.most_preemptions
+        is_exempt = is_spared(pool, victim) and count_preemptions(pool, job) > 0
         if now.is_stopping or is_exempt or victim.team_id == job.team_id:
             continue
         staying = [each for each in before.values() if not pool.running[each.job_id].is_stopping]

@@ -161,6 +161,7 @@ class Pool:
                 preempted_at=job.preempted_at,
                 attained_seconds=job.attained_seconds,
                 array_id=job.array_id,
+                device_types=job.device_types,
             )
         )
 

@@ -64,6 +64,31 @@ def test_several_starters_do_not_reclaim_more_than_the_guarantee() -> None:
     assert _asked(pool) == []
 
 
+def test_a_guarantee_is_given_back_by_a_job_that_has_just_begun_when_nobody_else_can() -> None:
+    pool = _pool(team("a", 2), team("b"))
+    _runs(pool, "young", 22, 0, started_at=NOW - 60)
+    _runs(pool, "old", 20, 1)
+    pool.submit(queued("owner", 20))
+    assert _asked(pool) == [("old", "reclaim", "owner")]
+    pool.submit(queued("next", 20, queued_at=1.0))
+    assert _asked(pool) == [("young", "reclaim", "next")]
+
+
+def test_a_gang_reclaims_from_one_that_has_just_begun_only_what_it_needs() -> None:
+    pool = _pool(team("a", 3), team("b"), devices=3)
+    for number, minutes in enumerate((2, 50, 1)):
+        _runs(pool, f"runs{number}", 22, number, started_at=NOW - 60 * minutes)
+    pool.submit(queued("gang", 20, replicas=2))
+    assert _asked(pool) == [("runs1", "reclaim", "gang"), ("runs2", "reclaim", "gang")]
+
+
+def test_who_was_preempted_of_late_does_not_reclaim_from_one_that_has_just_begun() -> None:
+    pool = _pool(team("a", 1), team("b"), devices=1)
+    _runs(pool, "young", 20, started_at=NOW - 60)
+    pool.submit(queued("owner", 20, preempted_at=(NOW - 70,)))
+    assert _asked(pool) == []
+
+
 def test_idle_jobs_leave_for_any_other() -> None:
     pool = _pool(team("a"), team("b", 5), devices=1)
     _runs(pool, "idle", 20, priority_class=PriorityClass.IDLE)

@@ -106,6 +106,14 @@ def test_a_new_job_takes_the_place_of_one_that_had_its_turn() -> None:
     assert _decide(new, [_running("old", 0.1, on=0, attained_hours=20)]) == ([], [])
 
 
+def test_it_spares_a_larger_one_where_the_rules_say_so() -> None:
+    running = [_running("old", 3, on=0)]
+    for is_spared, gib, asked in ((False, 20, 1), (True, 20, 0), (True, 24, 1)):
+        rules = Rules(turns_hours=(1.0, 8.0), turns_spare_larger=is_spared)
+        jobs = Jobs(queued=[queued("new", gib=gib, queued_at=100 * HOUR)], running=running)
+        assert len(decide(POOL[:1], [], jobs, 100 * HOUR, rules=rules).preemptions) == asked
+
+
 def test_the_queue_shows_turns() -> None:
     jobs = [
         queued("had-much", gib=24, queued_at=0, attained_seconds=9 * HOUR),

@@ -67,7 +67,15 @@ def test_jobs_to_come_may_go_ahead() -> None:
     ("told", "came", "is_right"), [(100, 149, True), (100, 151, False), (151, 100, False), (149, 100, True)]
 )
 def test_within_a_factor(told: float, came: float, is_right: bool) -> None:
-    assert Foretold(job_id="x", told_seconds=told, came_seconds=came).is_within(1.5) is is_right
+    found = Foretold(job_id="x", told_seconds=told, came_seconds=came, told_run_seconds=0, ended_seconds=came)
+    assert found.is_within(1.5) is found.ends_within(1.5) is is_right
+
+
+def test_an_end_is_judged_with_what_the_job_takes() -> None:
+    found = Foretold(job_id="x", told_seconds=100, came_seconds=300, told_run_seconds=800, ended_seconds=1_200)
+    assert not found.is_within(1.5)
+    assert found.ends_within(1.5)
+    assert not found.ends_within(1.2)
 
 
 def test_with_exact_durations_and_nobody_else_to_come_the_start_is_right() -> None:
@@ -84,6 +92,8 @@ def test_with_exact_durations_and_nobody_else_to_come_the_start_is_right() -> No
             job_id=job.job_id,
             told_seconds=told[job.job_id] - now,
             came_seconds=records.jobs[job.job_id].intervals[0].started_at - now,
+            told_run_seconds=0.0,
+            ended_seconds=0.0,
         )
         for job in facts[2].queued
     ]

@@ -29,6 +29,7 @@ class PreemptionRule(StrEnum):
     CLASS = "class"
     FAIRNESS = "fairness"
     TURNS = "turns"
+    MOVE = "move"
     DRAIN = "drain"
 
 
@@ -37,6 +38,7 @@ PREEMPTION_REASONS: Mapping[PreemptionRule, str] = {
     PreemptionRule.CLASS: "a job of a higher class needs the room",
     PreemptionRule.FAIRNESS: "a team that borrows less is due its share",
     PreemptionRule.TURNS: "it has run for its turn, and another job has had less so far",
+    PreemptionRule.MOVE: "there is room for it elsewhere, and a larger job has waited long for this device",
     PreemptionRule.DRAIN: "its node is being drained",
 }
 """Each rule as the clause of a sentence."""

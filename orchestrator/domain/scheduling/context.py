@@ -178,9 +178,13 @@ class Pass:
             self.overlay.unlock(job_id)
             self.has_grown = True
 
+    def grace_of(self, job: RunningJob) -> float:
+        """How long the job may take to leave, in seconds."""
+        return max(self.rules.least_grace_seconds, 2 * job.checkpoint_seconds)
+
     def ask_to_leave(self, job: RunningJob, rule: PreemptionRule, for_job_id: str | None) -> float:
         """Preempt a running job. The grace that it has, in seconds."""
-        grace = max(self.rules.least_grace_seconds, 2 * job.checkpoint_seconds)
+        grace = self.grace_of(job)
         self.leaving.add(job.job_id)
         tally = self.tally(job.team_id)
         tally.leaving_micros += tally.book.rate_of(job.job_id)

@@ -100,6 +100,15 @@ class Bin(Generic[_S]):
         for at in range(bisect_left(self._frees, needed), len(self._frees)):
             yield self.ties[self._frees[at]]
 
+    def emptiest(self, most: int) -> Iterator[_S]:
+        """So many things at most, those with the most free bytes first."""
+        for free in reversed(self._frees):
+            for key in sorted(self.ties[free].live):
+                if most == 0:
+                    return
+                most -= 1
+                yield self.ties[free].live[key]
+
     @property
     def most(self) -> int:
         """The most free bytes of anything in here; -1 when there is nothing."""

@@ -120,11 +120,18 @@ class _Clearing:
             gone = leaving.get(team_id, 0)
             if victim.rule is not PreemptionRule.CLASS and self._tally_of(team_id).above_guarantee <= gone:
                 continue
+            if not self._may_ask(victim):
+                continue
             leaving[team_id] = gone + victim.rate_micros
             taken.append(victim)
             if self.fitting(taken) is not None:
                 return taken
         return []
+
+    def _may_ask(self, victim: Victim) -> bool:
+        if victim.is_spared and not self._starter.may_ask_spared:
+            return False
+        return victim.rule is not PreemptionRule.TURNS or victim.rate_micros <= self._starter.most_by_turn_micros
 
     def fitting(self, taken: list[Victim]) -> list[DeviceRoom] | None:
         """The tightest devices that hold the replicas once these are gone; None if they don't fit."""

@@ -146,6 +146,8 @@ class RunningJob:
     stopping_for: str | None = None
     stops_by_at: float | None = None
     array_id: str | None = None
+    device_types: frozenset[str] | None = None
+    """Where it may go on after it was moved; None for any type."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +182,7 @@ class Rules:
     most_holders: int = 4
     preemption: bool = True
     borrower_fairness: bool = False
+    moves: bool = True
     least_run_seconds: float = 600.0
     least_grace_seconds: float = 60.0
     lock_seconds: float = 120.0
@@ -189,6 +192,8 @@ class Rules:
     turns_hours: tuple[float, ...] = ()
     """Levels of attained reference-device-hours, ascending, (1, 8) for instance. A job of a lower level goes before one
     of a higher level among borrowers, and may take the place of one with checkpoints. Empty: no turns."""
+    turns_spare_larger: bool = False
+    """With turns: nobody is stopped for a job that counts for less of the pool than it does."""
     large_replicas: int = 8
     """With turns: a job of so many devices is large. `large_wait_seconds` of waiting puts it before the last level, and
     the larger of `large_patience_seconds` and `large_backlog_share` of the pool's backlog right after the first."""

@@ -17,6 +17,7 @@ class Overlay:
         self._closed: list[str] = []
         self._started_on: dict[str, list[tuple[float, int]]] = {}
         self._lock_bytes: dict[str, dict[str, int]] = {}
+        self._lockers: dict[str, set[str]] = {}
         self.locks: dict[str, tuple[Lock, ...]] = {}
         self.pins: dict[str, tuple[Pin, ...]] = {}
         self.pinned: dict[str, Pin] = {}
@@ -43,6 +44,8 @@ class Overlay:
         """Put locks in force. What `leaving` jobs still occupy there, or others left and did not give back yet, comes
         to the job by itself."""
         self.locks[job_id] = locks
+        for lock in locks:
+            self._lockers.setdefault(lock.device_id, set()).add(job_id)
         going: dict[str, int] = {}
         for job in leaving:
             for hold in job.holds:
@@ -59,8 +62,18 @@ class Overlay:
         """Give up the job's locks."""
         if self.locks.pop(job_id, None) is None:
             return
+        for lockers in self._lockers.values():
+            lockers.discard(job_id)
         for device_id, size_bytes in self._lock_bytes.pop(job_id).items():
             self.take(device_id, -size_bytes)
+
+    def is_locked(self, device_id: str) -> bool:
+        """Whether somebody has locked a part of the device, so that nobody knows yet how long it will run there.
+
+        With turns locks come and go all the time and this plays no part: pins that avoided them made large jobs wait
+        for 17.2 h at worst, against 12.9 (Philly, days 60 to 70, 2026-11-25).
+        """
+        return not self._state.rules.turns_hours and bool(self._lockers.get(device_id))
 
     def pin(self, job_id: str, pins: tuple[Pin, ...]) -> None:
         """Close the devices to everybody but the job."""

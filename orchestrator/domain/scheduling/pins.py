@@ -29,7 +29,7 @@ class Slot:
 def find_pins(job_id: str, ask: Ask, rooms: Rooms, overlay: Overlay, now: float) -> tuple[Pin, ...]:
     """The devices on which the job can start soonest, one a replica; empty when the pool cannot hold it.
 
-    Devices that others have pinned are left to them.
+    Devices that others have pinned are left to them, and nobody can say when one that is locked will be free.
     """
     if ask.replicas == 1:
         best = [slot] if (slot := _soonest_device(ask, rooms, overlay, now)) else []
@@ -48,7 +48,7 @@ def _soonest_device(ask: Ask, rooms: Rooms, overlay: Overlay, now: float) -> Slo
         if needed is None:
             continue
         for room in devices:
-            if not room.is_open and room.device_id not in ask.offers:
+            if (not room.is_open and room.device_id not in ask.offers) or overlay.is_locked(room.device_id):
                 continue
             departures = overlay.departures(room.device_id)
             if departures and departures[0][0] > best_at and room.free_bytes < needed and not ask.offers:
@@ -87,7 +87,7 @@ def _across_nodes(shelves: dict[tuple[str, str], list[Slot]], replicas: int) -> 
 def soonest_slot(room: DeviceRoom, ask: Ask, overlay: Overlay, now: float) -> Slot | None:
     """When the device can hold one replica, as far as estimates tell; None if never, or pinned by somebody else."""
     needed = ask.needs_on(room)
-    if needed is None or not (room.is_open or room.device_id in ask.offers):
+    if needed is None or not (room.is_open or room.device_id in ask.offers) or overlay.is_locked(room.device_id):
         return None
     at = moment_of(room, needed, ask.offers, overlay, now)
     return None if at == inf else Slot(at=at, room=room, bytes=needed)

@@ -79,13 +79,13 @@ class Expected:
 
 
 LORA_MIX = (
-    Expected(13 * GIB // 2, 1, 0.22),
+    Expected(13 * GIB // 2, 1, 0.24),
     Expected(10 * GIB, 1, 0.20),
     Expected(14 * GIB, 1, 0.15),
     Expected(19 * GIB, 1, 0.14),
     Expected(28 * GIB, 1, 0.10),
     Expected(38 * GIB, 1, 0.09),
-    Expected(54 * GIB, 1, 0.07),
+    Expected(54 * GIB, 1, 0.05),
     Expected(74 * GIB, 2, 0.03),
 )
 """What is expected of the next job when nothing better is known: the made-up mix of the churn benchmark."""

@@ -5,8 +5,9 @@
 - fairness (off by default): among borrowers, the starter's share with the job is below the victim's without it;
 - turns (off by default): among borrowers, the starter has had less by a whole level, or has waited too long (turns.py).
 
-Nobody is asked who started less than the minimum run time ago, has no checkpoints (unless reclaimed), or was preempted
-too often of late.
+Nobody is asked who has no checkpoints (unless reclaimed). Who started less than the minimum run time ago or was
+preempted too often of late is spared: asked only by reclaim, when all others do not suffice, because a guarantee is a
+promise; and not by a job that was preempted of late itself, or two could stop each other in turn.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from math import inf
 
 from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import PreemptionRule
-from orchestrator.domain.scheduling.facts import Rules, RunningJob
+from orchestrator.domain.scheduling.facts import QueuedJob, Rules, RunningJob
 from orchestrator.domain.scheduling.order import CLASS_RANKS, WITHIN_LEVELS, Level
 from orchestrator.domain.scheduling.tallies import Tally, TallyOf
 from orchestrator.domain.scheduling.turns import Turns
@@ -25,6 +26,8 @@ class Starter:
     """The job that wants room. `rate_micros` is the least that it would count for.
 
     `over_micros` is by how much that exceeds its team's ceiling: then only its own team's jobs can make room.
+    `most_by_turn_micros` is the most that a job may count for that is stopped because it had its turn.
+    `may_ask_spared` is whether it may fall back on those who are spared otherwise.
     """
 
     team_id: str
@@ -33,26 +36,31 @@ class Starter:
     turn: int
     rate_micros: int
     over_micros: float = 0
+    most_by_turn_micros: float = inf
+    may_ask_spared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Victim:
-    """`key` orders victims, the first to go first."""
+    """`key` orders victims, the first to go first. Those who `is_spared` come last."""
 
     job: RunningJob
     rule: PreemptionRule
     rate_micros: int
-    key: tuple[bool, float, float, float, str]
+    is_spared: bool
+    key: tuple[bool, bool, float, float, float, str]
 
 
 def is_exempt(victim: RunningJob, rules: Rules, now: float) -> bool:
-    """Whether the job may not be preempted now by any rule."""
+    """Whether the job is spared, or leaves already."""
     if victim.is_stopping or now - victim.started_at < rules.least_run_seconds:
         return True
-    if not victim.preempted_at:
-        return False
-    recent = sum(at > now - rules.preemption_window_seconds for at in victim.preempted_at)
-    return recent >= rules.most_preemptions
+    return count_preemptions(victim, rules, now) >= rules.most_preemptions
+
+
+def count_preemptions(job: RunningJob | QueuedJob, rules: Rules, now: float) -> int:
+    """How often it was preempted of late."""
+    return sum(at > now - rules.preemption_window_seconds for at in job.preempted_at)
 
 
 def choose_rule(
@@ -101,22 +109,24 @@ def borrowed_share(tally: Tally, change_micros: int = 0) -> float:
 
 
 def as_victim(starter: Starter, job: RunningJob, tally_of: TallyOf, turns: Turns) -> Victim | None:
-    """The job as a victim of the starter, None if no rule allows it. Idle first, then of the team furthest above its
-    share, then least work lost, then newest."""
+    """The job as a victim of the starter, None if no rule allows it. Spared ones last; idle first, then of the team
+    furthest above its share, then least work lost, then newest."""
     now = turns.now
-    if is_exempt(job, turns.rules, now):
+    is_spared = is_exempt(job, turns.rules, now)
+    if job.is_stopping or (is_spared and starter.level not in WITHIN_LEVELS):
         return None
     tally = tally_of(job.team_id)
     rate = tally.book.rate_of(job.job_id)
     rule = choose_rule(starter, job, rate, tally_of, turns)
-    if rule is None:
+    if rule is None or (is_spared and rule is not PreemptionRule.RECLAIM):
         return None
     lost = rate * max(now - job.saved_at, 0.0)
     key = (
+        is_spared,
         job.priority_class is not PriorityClass.IDLE,
         -borrowed_share(tally),
         lost,
         -job.started_at,
         job.job_id,
     )
-    return Victim(job=job, rule=rule, rate_micros=rate, key=key)
+    return Victim(job=job, rule=rule, rate_micros=rate, is_spared=is_spared, key=key)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import inf
 
 from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.scheduling.actions import PreemptionRule
@@ -9,10 +10,11 @@ from orchestrator.domain.scheduling.books import TeamBook
 from orchestrator.domain.scheduling.context import Pass
 from orchestrator.domain.scheduling.evictions import Eviction
 from orchestrator.domain.scheduling.facts import Footprint, Lock
-from orchestrator.domain.scheduling.hunts import Hunt
+from orchestrator.domain.scheduling.hunts import MOST_RUNNING, Hunt
 from orchestrator.domain.scheduling.lines import Waiting
+from orchestrator.domain.scheduling.moving import Moving
 from orchestrator.domain.scheduling.order import CLASS_RANKS, IDLE_LEVELS, WITHIN_LEVELS, Level
-from orchestrator.domain.scheduling.preemption import Starter, is_exempt
+from orchestrator.domain.scheduling.preemption import Starter, count_preemptions, is_exempt
 from orchestrator.domain.scheduling.rooms import Ask
 from orchestrator.domain.scheduling.shapes import Shape, Spot
 from orchestrator.domain.scheduling.sharing import goes_first
@@ -148,6 +150,8 @@ class RoomMaking:
             turn=turn,
             rate_micros=rate,
             over_micros=over,
+            may_ask_spared=count_preemptions(job, found.rules, found.now) == 0,
+            most_by_turn_micros=rate if found.rules.turns_spare_larger else inf,
         )
         is_limited = over > 0
         for spot, footprint in zip(waiting.shape.spots, job.footprints, strict=True):
@@ -176,6 +180,17 @@ class RoomMaking:
         if eviction is None:
             return False
         self._evict(waiting, way, eviction)
+        return True
+
+    def try_move(self, waiting: Waiting) -> bool:
+        """Have smaller jobs move out of a holder's way, to where they go on at once."""
+        rules, running = self._found.rules, self._found.state.running
+        if not (rules.preemption and rules.moves) or len(running) > MOST_RUNNING:
+            return False
+        found = Moving(self._found).find(waiting)
+        if found is None:
+            return False
+        self._evict(waiting, *found)
         return True
 
     def drain(self) -> None:

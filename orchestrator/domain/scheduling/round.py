@@ -35,6 +35,11 @@ class Round:
         self.making.drain()
         self.holding.take_over_locks()
         self.holding.take_over_pins()
+        self._walk_all()
+        if self._move():
+            self._walk_all()
+
+    def _walk_all(self) -> None:
         self._look_around()
         while self._walk():
             self._look_around()
@@ -67,6 +72,15 @@ class Round:
             for level in Level
             for turn in (turns if level is Level.BORROWING else (None,))
         )
+
+    def _move(self) -> bool:
+        """Once nobody else can start, have smaller jobs move out of a holder's way. True when that gave room back."""
+        holders = [self.found.state.waiting[job_id] for job_id in sorted(self.found.overlay.pins)]
+        holders.sort(key=lambda each: (each.rank, each.job.job_id))
+        has_moved = False
+        for each in holders:
+            has_moved |= self.making.try_move(each)
+        return has_moved
 
     def _walk_level(self, level: Level, turn: int | None) -> bool:
         """The teams of one level, the lowest share first; after each start the team's share is higher."""

@@ -114,7 +114,6 @@ def view_queued(
 ) -> QueuedJob:
     """A queued job; its places and costs by today's prices."""
     assert job.queued_at is not None, "a queued job has a place in the queue"
-    wanted = job.spec.resources.device_type
     own = Footprint(
         name=AS_ASKED,
         bytes_by_kind=job.footprints or {},
@@ -141,7 +140,7 @@ def view_queued(
         rank=job.rank,
         replicas=job.spec.resources.count,
         exclusive=job.spec.resources.exclusive,
-        device_types=None if wanted == AUTO else frozenset({wanted}),
+        device_types=_allowed_types(job),
         warm_nodes=frozenset(warm_nodes),
         is_held=job.held_at is not None or job.pause_requested_at is not None or job.cancel_requested_at is not None,
         not_before_at=job.not_before_at.timestamp() if job.not_before_at else 0.0,
@@ -175,7 +174,13 @@ def view_running(job: Job, attempt: Attempt, *, saved_at: datetime | None, attai
         stopping_for=attempt.preempted_for,
         stops_by_at=attempt.grace_ends_at.timestamp() if attempt.grace_ends_at else None,
         array_id=job.array_id,
+        device_types=_allowed_types(job),
     )
+
+
+def _allowed_types(job: Job) -> frozenset[str] | None:
+    wanted = job.spec.resources.device_type
+    return None if wanted == AUTO else frozenset({wanted})
 
 
 def _expect_end(job: Job, attempt: Attempt, started: datetime) -> datetime:
