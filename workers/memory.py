@@ -31,7 +31,7 @@ def set_fence(grant: DeviceGrant) -> None:
     GiB of libraries that nobody touches, is no part of what is reserved: the limit is set by how much more may come.
     """
     if grant.kind == "cuda":
-        torch.cuda.set_per_process_memory_fraction(min(1.0, grant.reserved_bytes / grant.device_bytes), 0)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, grant.reserved_bytes / grant.device_bytes))
         return
     room = max(0, grant.reserved_bytes - _status_bytes("VmRSS")) + fence_headroom_bytes()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -84,10 +84,10 @@ def read_peak(grant: DeviceGrant) -> Peak:
     allocator's two counts, and what the driver says is in use on the whole device, by whomever.
     """
     if grant.kind == "cuda":
-        free_bytes, total_bytes = torch.cuda.mem_get_info(0)
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
         return Peak(
-            allocated_bytes=torch.cuda.max_memory_allocated(0),
-            reserved_bytes=torch.cuda.max_memory_reserved(0),
+            allocated_bytes=torch.cuda.max_memory_allocated(),
+            reserved_bytes=torch.cuda.max_memory_reserved(),
             device_bytes=total_bytes - free_bytes,
         )
     return Peak(allocated_bytes=0, reserved_bytes=0, device_bytes=_status_bytes("VmHWM"))

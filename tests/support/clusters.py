@@ -178,8 +178,8 @@ def run_cluster(*nodes: Sequence[DeclaredDevice]) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def cpu_device(node_name: str, *, mebibytes: int = 1024) -> DeclaredDevice:
-    return declare_device(node_name, kind="cpu", index=0, device_type="cpu", usable_bytes=mebibytes * MIB)
+def cpu_device(node_name: str, *, mebibytes: int = 1024, index: int = 0) -> DeclaredDevice:
+    return declare_device(node_name, kind="cpu", index=index, device_type="cpu", usable_bytes=mebibytes * MIB)
 
 
 def _free_port() -> int:

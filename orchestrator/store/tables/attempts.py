@@ -69,6 +69,7 @@ attempts = Table(
     Column("grace_ends_at", Moment),
     Column("rate_micros", BigInteger, nullable=False, server_default="0"),
     Column("runs_as", Str),
+    Column("more_devices", Json),
     ForeignKeyConstraint(["job_id", "team_id"], ["jobs.job_id", "jobs.team_id"]),
     one_of("state", AttemptState),
     CheckConstraint(f"(ended_at IS NULL) = ({_ACTIVE})", name="ended_means_final"),
