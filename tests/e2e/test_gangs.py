@@ -75,7 +75,8 @@ def test_two_devices_train_what_one_trains_and_a_killed_rank_retries_the_whole(p
     tried = pool.client.jobs.attempts(other.id)
     assert [one.failure.code if one.failure else None for one in tried] == ["worker_lost", None]
     assert [one.device_ids for one in tried] == [PAIR, PAIR]
-    assert tried[1].resumed_from_step == 3
+    assert tried[1].resumed_from_step is not None
+    assert tried[1].resumed_from_step >= 3
 
     mine = pool.read_adapter(ended[together.id], tmp_path / "together")
     theirs = pool.read_adapter(ended[alone.id], tmp_path / "alone")
