@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.previews import PreviewSpec
 from orchestrator.domain.protocol import AttemptSpec, Failed, Peak, Phase, ValidationSpec
-from workers.context import Context, LocalContext, RemoteContext, end_process_group, write_all
+from workers.context import Context, FollowerContext, LocalContext, RemoteContext, end_process_group, write_all
 from workers.failures import MAX_DETAIL_CHARACTERS, classify
 from workers.transfers import download_file, new_client
 
@@ -85,14 +85,20 @@ def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
 
 
 def train(path: Path, *, started_at: float) -> int:
-    """Run the recipe of the spec's method, within its memory; its outcome, or the failure, is the last report."""
+    """Run the recipe of the spec's method, within its memory; its outcome, or the failure, is the last report.
+
+    One rank of several only follows the first, whose outcome is theirs."""
     spec = AttemptSpec.model_validate_json(path.read_bytes())
-    context = _open_context(spec)
+    rank = int(os.environ.get("RANK", "0"))
+    context = _open_context(spec, rank)
     last_word = threading.Lock()  # whoever reports how it ended takes it, and keeps it
     context.report(Phase(phase="starting"))
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if spec.model.kind == "hub" else "1")
     try:
         recipe = importlib.import_module(RECIPES[spec.plan.method])
+        gang = importlib.import_module("workers.gang")
+        gang.meet(spec, rank)
+        spec = gang.spec_of_rank(spec, rank)
         importlib.import_module("workers.memory").set_fence(
             spec.device, lambda peak: end_beyond_fence(spec, context, peak, last_word)
         )
@@ -191,10 +197,13 @@ def _answer(report_fd: int, result: BaseModel) -> None:
         write_all(pipe, result.model_dump_json().encode() + b"\n", end_process_group)
 
 
-def _open_context(spec: AttemptSpec) -> Context:
+def _open_context(spec: AttemptSpec, rank: int) -> Context:
     report_fd = os.environ.get("TUNEPOOL_REPORT_FD")
     if report_fd is None:
         return LocalContext(Path(spec.work_dir) / "local", key_prefix=spec.upload.key_prefix)
+    if rank > 0:
+        logging.getLogger().setLevel(logging.WARNING)  # the first rank says the rest
+        return FollowerContext(spec.upload, report_fd=int(report_fd), control=sys.stdin)
     return RemoteContext(spec.upload, report_fd=int(report_fd), control=sys.stdin)
 
 

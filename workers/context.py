@@ -123,6 +123,18 @@ class RemoteContext:
             logger.warning("a control line was not understood")
 
 
+class FollowerContext(RemoteContext):
+    """Of a rank that follows another one: it fetches, and tells how much memory it took and why it failed. Whether to
+    stop, what to save and what else to say is the first one's business."""
+
+    def report(self, report: Report) -> None:
+        if report.kind in {"peak", "failed"}:
+            super().report(report)
+
+    def should_stop(self) -> StopReason | None:
+        return None
+
+
 class LocalContext:
     """Objects, reports and all below one folder. Files to fetch have file: addresses."""
 

@@ -41,7 +41,7 @@ def set_fence(grant: DeviceGrant, on_passed: Callable[[Peak], None]) -> None:
     which must end the process, when it is beyond the fence, however short that was; behind it stands `set_backstop`.
     """
     if grant.kind == "cuda":
-        torch.cuda.set_per_process_memory_fraction(min(1.0, grant.reserved_bytes / grant.device_bytes), 0)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, grant.reserved_bytes / grant.device_bytes))
         return
     set_backstop(grant)
     threading.Thread(target=_watch, args=(grant, on_passed), name="fence", daemon=True).start()
@@ -118,10 +118,10 @@ def read_peak(grant: DeviceGrant) -> Peak:
     allocator's two counts, and what the driver says is in use on the whole device, by whomever.
     """
     if grant.kind == "cuda":
-        free_bytes, total_bytes = torch.cuda.mem_get_info(0)
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
         return Peak(
-            allocated_bytes=torch.cuda.max_memory_allocated(0),
-            reserved_bytes=torch.cuda.max_memory_reserved(0),
+            allocated_bytes=torch.cuda.max_memory_allocated(),
+            reserved_bytes=torch.cuda.max_memory_reserved(),
             device_bytes=total_bytes - free_bytes,
         )
     return Peak(allocated_bytes=0, reserved_bytes=0, device_bytes=_status_bytes("VmHWM"))

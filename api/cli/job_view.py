@@ -104,7 +104,8 @@ def draw_progress(console: Console, job: Job, width: int) -> Text:
 
 def _say_memory(attempt: Attempt) -> str:
     peak = f", peak {say_bytes(attempt.peak_device_bytes)}" if attempt.peak_device_bytes else ""
-    return f"{say_bytes(attempt.reserved_bytes)} reserved{peak}"
+    of_each = f" on each of {len(attempt.device_ids)} devices" if len(attempt.device_ids) > 1 else ""
+    return f"{say_bytes(attempt.reserved_bytes)} reserved{of_each}{peak}"
 
 
 def _draw_curves(console: Console, points: tuple[MetricPoint, ...]) -> None:

@@ -179,6 +179,7 @@ class Attempt(Result):
     phase: str | None = None
     device_id: str
     device_type: str
+    device_ids: tuple[str, ...] = ()
     reserved_bytes: int
     peak_allocated_bytes: int = 0
     peak_reserved_bytes: int = 0

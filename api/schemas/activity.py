@@ -147,7 +147,7 @@ class FailureOut(Wire):
 
 
 class AttemptOut(Identified):
-    """One execution of a job on one device."""
+    """One execution of a job, on one device or several."""
 
     object: Literal["fine_tuning.job.attempt"]
     number: int
@@ -156,7 +156,10 @@ class AttemptOut(Identified):
     device_id: str
     node: str
     device_type: str
+    device_ids: list[str]
+    """All its devices, in the order of the training processes' ranks; `device_id` is the first."""
     reserved_bytes: int
+    """On each of them; the peaks are the highest on any."""
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     peak_device_bytes: int
@@ -179,6 +182,7 @@ class AttemptOut(Identified):
             device_id=attempt.device_id,
             node=attempt.node_name,
             device_type=attempt.device_type,
+            device_ids=[device.device_id for device in attempt.devices],
             reserved_bytes=attempt.reserved_bytes,
             peak_allocated_bytes=attempt.peak_allocated_bytes,
             peak_reserved_bytes=attempt.peak_reserved_bytes,

@@ -8,7 +8,7 @@ from orchestrator.services.costs import Bill
 
 
 class CostEntry(Wire):
-    """One interval of one attempt: price x seconds x reserved_bytes / device_bytes, rounded half up once."""
+    """An attempt's time on one device: price x seconds x reserved_bytes / device_bytes, rounded half up once."""
 
     attempt: int
     """The attempt's number."""

@@ -6,10 +6,20 @@ from datetime import datetime
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.pace import Pace
 from orchestrator.domain.placement import DeviceKind
-from orchestrator.domain.pricing import Rate
+from orchestrator.domain.pricing import GangRate, Rate
 from orchestrator.domain.priority import PriorityClass
 from orchestrator.domain.protocol import Succeeded
 from orchestrator.domain.states import AttemptState
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldDevice:
+    """One device of an attempt, the bytes of it that are reserved, and what these cost."""
+
+    device_id: str
+    device_type: str
+    reserved_bytes: int
+    rate: Rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +32,9 @@ class Attempt:
     `rate_micros` is its share of the pool, in millionths of a reference device; `runs_as` the class that it counts for
     while it runs, None for its job's own. `preempt_rule` is set once the attempt
     must make room, for the job `preempted_for` (None: for nobody, its node is drained), by `grace_ends_at`.
+
+    A job that several devices train holds them all or none: `device_id` and what goes with it are those of the first,
+    `more_devices` the others, on the same node and of the same type; the peaks are the highest on any of them.
     """
 
     attempt_id: str
@@ -60,6 +73,20 @@ class Attempt:
     preempt_rule: str | None = None
     preempted_for: str | None = None
     grace_ends_at: datetime | None = None
+    more_devices: tuple[HeldDevice, ...] = ()
+
+    @property
+    def devices(self) -> tuple[HeldDevice, ...]:
+        """All of them, in the order of the training processes' ranks."""
+        first = HeldDevice(
+            device_id=self.device_id, device_type=self.device_type, reserved_bytes=self.reserved_bytes, rate=self.rate
+        )
+        return (first, *self.more_devices)
+
+    @property
+    def whole_rate(self) -> GangRate:
+        """Of all devices together."""
+        return GangRate(tuple(device.rate for device in self.devices))
 
     @property
     def device_kind(self) -> DeviceKind:
@@ -69,7 +96,9 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
-    """Append-only. `billed` is False for time lost to the platform: it is shown and charged to nobody."""
+    """Append-only. `interval` numbers an attempt's entries: one for each of its devices, for each part of its time.
+    `billed` is False for time lost to the platform: it is shown and charged to nobody. `device_id` is None in old
+    entries, of attempts with one device."""
 
     attempt_id: str
     interval: int
@@ -82,3 +111,4 @@ class LedgerEntry:
     amount_usd_micros: int
     billed: bool
     created_at: datetime
+    device_id: str | None = None

@@ -90,14 +90,15 @@ class MemoryEstimate:
 
 
 def estimate_memory(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> MemoryEstimate:
-    """Peak memory of one attempt, for rows as long as the plan allows."""
+    """Peak memory of one attempt on each of its devices, for rows as long as the plan allows. Several devices exchange
+    gradients through buckets that are as large again (torch 2.13, DistributedDataParallel)."""
     shape = measure_adapter(plan, facts)
     activations = estimate_activations(plan, facts, kind)
     breakdown = {
         "base_weights": estimate_base_bytes(plan, facts),
         "quantization_constants": estimate_constant_bytes(plan, facts),
         "adapters": FP32_BYTES * shape.parameters,
-        "gradients": FP32_BYTES * shape.parameters,
+        "gradients": FP32_BYTES * shape.parameters * (2 if plan.devices > 1 else 1),
         "optimizer": estimate_optimizer_bytes(plan, shape),
         "activations": activations.held_bytes,
         "logits_and_loss": activations.loss_bytes,

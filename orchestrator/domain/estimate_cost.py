@@ -1,10 +1,10 @@
-"""What a predicted time costs: time x fraction of the device x price, at the middle and at both ends of the range."""
+"""What a predicted time costs: time x fraction of each device x price, at the middle and at both ends of the range."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 
 from orchestrator.domain.estimate_time import Confidence, TimeEstimate
-from orchestrator.domain.pricing import Rate
+from orchestrator.domain.pricing import GangRate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class CostRange:
     confidence: Confidence
 
 
-def price_time(rate: Rate, time: TimeEstimate) -> CostRange:
+def price_time(rate: GangRate, time: TimeEstimate) -> CostRange:
     low, middle, high = (
         rate.amount_usd_micros(timedelta(seconds=seconds))
         for seconds in (time.low_seconds, time.seconds, time.high_seconds)

@@ -149,12 +149,14 @@ class _Workload:
         self.steps = plan.total_steps(examples)
         self.passes = min(float(plan.epochs), self.steps * plan.batch_rows / max(1, examples))
         self.micro_batches = self.passes * examples / self.batch.rows
+        # CPU devices of one node are shares of its memory, and compute with the same cores.
+        self._side_by_side = plan.devices if speed.kind == "cuda" else 1
         evaluates = validation is not None
         self.evaluations = 1 + count_evaluations(plan, after_step=0, last_step=self.steps) if evaluates else 0
         self._scale = self._compare_to_trace(traced_flops) if traced_flops else 1.0
 
     def train(self) -> _Span:
-        middle = self.micro_batches * self._step_seconds(self.batch)
+        middle = self.micro_batches * self._step_seconds(self.batch) / self._side_by_side
         held_up = self.steps * STEP_SECONDS
         held_up += _count_checkpoints(self._plan, self.steps, seconds=middle) * _stage_seconds(self._plan, self._facts)
         probe = 0.0 if self.evaluations else self._probe_seconds()
@@ -168,7 +170,8 @@ class _Workload:
         batch = average_batch(lengths, self._plan.micro_batch_rows)
         load = measure_evaluation(self._plan, self._facts, batch)
         each = load.seconds(self._speed, self._plan.compute_dtype, scale=self._scale)
-        seconds = self.evaluations * each * sum(count for _, count in lengths) / batch.rows + self._probe_seconds()
+        rounds = self.evaluations * sum(count for _, count in lengths) / batch.rows / self._side_by_side
+        seconds = rounds * each + self._probe_seconds()
         slow, fast = _speed_range(self._speed)
         return _Span(seconds / fast, seconds, seconds / slow)
 
@@ -179,7 +182,7 @@ class _Workload:
         if not self._training.lengths and not self._plan.packing and self._plan.micro_batch_rows > 1:
             rows, mean = self.batch.rows, self._training.total_tokens / max(1, self._training.rows)
             low, high = (
-                self.micro_batches * self._step_seconds(even_batch(rows, tokens))
+                self.micro_batches * self._step_seconds(even_batch(rows, tokens)) / self._side_by_side
                 for tokens in (mean, max(mean, self._plan.max_seq_tokens))
             )
         return low / fast, high / slow

@@ -4,6 +4,7 @@ Devices, never sums: a job fits only where one device has all the bytes. Among d
 the tightest hole, then the id. Who starts when, among all that wait, is decided by `domain.scheduling`.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -22,26 +23,52 @@ class DeviceRoom:
     free_bytes: int
     schedulable: bool
 
+    @property
+    def shelf(self) -> tuple[str, str]:
+        """Its node and type: a job that several devices train gets them from one. An id begins with its node's name."""
+        return self.device_id.rpartition("/")[0], self.device_type
+
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingJob:
-    """`bytes_by_kind` is the footprint on each kind of device; a kind that is absent cannot hold the job."""
+    """`bytes_by_kind` is the footprint on each kind of device; a kind that is absent cannot hold the job. It needs
+    `count` devices of one type and node, each with as many bytes."""
 
     job_id: str
     bytes_by_kind: dict[str, int]
     device_type: str | None
     exclusive: bool
+    count: int = 1
 
 
 def choose_device(devices: Iterable[DeviceRoom], job: WaitingJob) -> DeviceRoom | None:
-    """The device on which the job should start now, or None."""
-    candidates = [device for device in devices if device.schedulable and fits(device, job, device.free_bytes)]
+    """The device on which the job should start now, or None; the first of several, if it needs them."""
+    fitting = [device for device in devices if device.schedulable and fits(device, job, device.free_bytes)]
+    candidates = find_together(fitting, job.count)
     return min(candidates, key=lambda d: (d.total_bytes, d.free_bytes, d.device_id), default=None)
 
 
 def could_ever_fit(devices: Iterable[DeviceRoom], job: WaitingJob) -> bool:
-    """Whether some device, empty, would hold the job."""
-    return any(fits(device, job, device.total_bytes) for device in devices)
+    """Whether some device, empty, would hold the job; or as many as it needs."""
+    return count_together(devices, job) >= job.count
+
+
+def count_together(devices: Iterable[DeviceRoom], job: WaitingJob) -> int:
+    """The most devices of one type and node that would each hold the job, empty."""
+    shelves = Counter(device.shelf for device in devices if fits(device, job, device.total_bytes))
+    return max(shelves.values(), default=0)
+
+
+def find_together(devices: Iterable[DeviceRoom], count: int) -> list[DeviceRoom]:
+    """Those of which there are at least `count` of one type on one node."""
+    found = list(devices)
+    shelves = Counter(device.shelf for device in found)
+    return [device for device in found if shelves[device.shelf] >= count]
+
+
+def describe_too_few(count: int, together: int) -> str:
+    """For a job of `count` devices that would fit as one of fewer."""
+    return f"no node has {count} devices of one type that could hold it; the nearest is resources.count {together}"
 
 
 def fits(device: DeviceRoom, job: WaitingJob, room_bytes: int) -> bool:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from orchestrator.domain.batches import Lengths
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.models import ModelFacts
-from orchestrator.domain.spec import AUTO, JobShape, LoraInit
+from orchestrator.domain.spec import AUTO, LARGEST_BATCH_ROWS, JobShape, LoraInit
 
 DEFAULT_EPOCHS = 3
 DEFAULT_BATCH_ROWS = 8
@@ -46,7 +46,7 @@ class TokenReport(BaseModel):
 
 
 class TrainingPlan(BaseModel):
-    """One run, fully decided. `batch_rows` = `micro_batch_rows` x `accumulation_steps`."""
+    """One run, fully decided. `batch_rows` = `micro_batch_rows` x `accumulation_steps` x `devices`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -80,6 +80,8 @@ class TrainingPlan(BaseModel):
     quantization: Literal["none", "nf4", "fp4", "int8"]
     double_quant: bool
     compute_dtype: Literal["bfloat16", "float16", "float32"]
+    devices: int = 1
+    """How many train it together, each on micro-batches of its own, the whole model on every one."""
 
     def total_steps(self, examples: int) -> int:
         """Optimizer steps of the whole run over so many examples: rows, or what they are packed into."""
@@ -91,8 +93,9 @@ class TrainingPlan(BaseModel):
         one row."""
         if self.micro_batch_rows == 1:
             return None
-        rows = max(n for n in range(1, self.micro_batch_rows // 2 + 1) if self.batch_rows % n == 0)
-        return self.model_copy(update={"micro_batch_rows": rows, "accumulation_steps": self.batch_rows // rows})
+        share = self.batch_rows // self.devices
+        rows = max(n for n in range(1, self.micro_batch_rows // 2 + 1) if share % n == 0)
+        return self.model_copy(update={"micro_batch_rows": rows, "accumulation_steps": share // rows})
 
 
 def resolve_plan(spec: JobShape, facts: ModelFacts, *, seed: int, tokens: TokenReport | None = None) -> TrainingPlan:
@@ -144,6 +147,7 @@ def resolve_plan(spec: JobShape, facts: ModelFacts, *, seed: int, tokens: TokenR
         quantization=spec.quantization.type,
         double_quant=spec.quantization.double_quant,
         compute_dtype="bfloat16" if spec.quantization.compute_dtype == AUTO else spec.quantization.compute_dtype,
+        devices=spec.resources.count,
     )
 
 
@@ -190,33 +194,55 @@ def _check_init(spec: JobShape) -> None:
 
 
 def _resolve_batch(spec: JobShape) -> tuple[int, int, int]:
-    """(batch, micro, accumulation) in rows, rows and steps, with batch = micro x accumulation."""
-    batch = spec.method.supervised.hyperparameters.batch_size
+    """(batch, micro, accumulation) in rows, rows and steps, with batch = micro x accumulation x devices."""
+    batch, devices = spec.method.supervised.hyperparameters.batch_size, spec.resources.count
     micro, accumulation = spec.training.micro_batch_size, spec.training.gradient_accumulation
     if batch == AUTO:
-        rows = DEFAULT_MICRO_BATCH_ROWS if micro == AUTO else micro
-        steps = max(1, DEFAULT_BATCH_ROWS // rows) if accumulation == AUTO else accumulation
-        return rows * steps, rows, steps
+        share = max(1, DEFAULT_BATCH_ROWS // devices)
+        rows = min(DEFAULT_MICRO_BATCH_ROWS, share) if micro == AUTO else micro
+        steps = max(1, share // rows) if accumulation == AUTO else accumulation
+        return rows * steps * devices, rows, steps
+    if batch % devices:
+        raise InvalidRequestError(
+            _describe_uneven(batch, devices), param="method.supervised.hyperparameters.batch_size"
+        )
+    share = batch // devices
     if micro == AUTO and accumulation == AUTO:
-        rows = max(n for n in range(1, min(batch, DEFAULT_MICRO_BATCH_ROWS) + 1) if batch % n == 0)
-        return batch, rows, batch // rows
+        rows = max(n for n in range(1, min(share, DEFAULT_MICRO_BATCH_ROWS) + 1) if share % n == 0)
+        return batch, rows, share // rows
     if micro == AUTO:
         assert accumulation != AUTO
-        micro = _divide(batch, accumulation, param="training.gradient_accumulation")
+        micro = _divide(batch, devices, by=accumulation, param="training.gradient_accumulation")
     elif accumulation == AUTO:
-        accumulation = _divide(batch, micro, param="training.micro_batch_size")
-    elif micro * accumulation != batch:
+        accumulation = _divide(batch, devices, by=micro, param="training.micro_batch_size")
+    elif micro * accumulation != share:
         raise InvalidRequestError(
-            f"batch_size {batch} is not micro_batch_size {micro} x gradient_accumulation {accumulation}",
+            f"batch_size {batch} is not micro_batch_size {micro} x gradient_accumulation {accumulation}"
+            f"{_on_each_of(devices)}",
             param="training.micro_batch_size",
         )
     return batch, micro, accumulation
 
 
-def _divide(batch: int, by: int, *, param: str) -> int:
-    if batch % by:
-        raise InvalidRequestError(f"{param} {by} does not divide batch_size {batch}", param=param)
-    return batch // by
+def _divide(batch: int, devices: int, *, by: int, param: str) -> int:
+    share = batch // devices
+    if share % by:
+        raise InvalidRequestError(f"{param} {by} does not divide batch_size {batch}{_on_each_of(devices)}", param=param)
+    return share // by
+
+
+def _describe_uneven(batch: int, devices: int) -> str:
+    """With the nearest sizes that can be had."""
+    below, above = batch - batch % devices, batch - batch % devices + devices
+    nearest = [str(rows) for rows in (below, above) if 0 < rows <= LARGEST_BATCH_ROWS]
+    return (
+        f"batch_size {batch} cannot be divided evenly over {devices} devices; the nearest that can: "
+        f"{' and '.join(nearest)}"
+    )
+
+
+def _on_each_of(devices: int) -> str:
+    return f", which is {devices} devices' together" if devices > 1 else ""
 
 
 def _resolve_length(spec: JobShape, facts: ModelFacts, tokens: TokenReport | None) -> int:

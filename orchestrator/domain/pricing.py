@@ -1,6 +1,6 @@
 """Money: integer micro-dollars, rounded once per ledger entry.
 
-An entry covers one interval of one attempt on one device. Its amount is
+An entry covers one interval of one attempt on one of its devices. Its amount is
 
     price x microseconds x reserved_bytes / (3.6e9 x device_bytes),   rounded half up,
 
@@ -10,6 +10,7 @@ touches money.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from fractions import Fraction
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
 
@@ -35,6 +36,29 @@ class Rate:
         if per_hour == 0:
             return None
         return max(0, amount_usd_micros * 3600 * self.device_bytes // per_hour)
+
+
+@dataclass(frozen=True)
+class GangRate:
+    """What several devices cost together: each has a ledger entry of its own, rounded by itself."""
+
+    rates: tuple[Rate, ...]
+
+    def amount_usd_micros(self, interval: timedelta) -> int:
+        return sum(rate.amount_usd_micros(interval) for rate in self.rates)
+
+    def seconds_within(self, amount_usd_micros: int) -> int | None:
+        """As a `Rate`'s; of several devices a little less than the largest, because rounding may add half a
+        micro-dollar for each."""
+        if len(self.rates) == 1:
+            return self.rates[0].seconds_within(amount_usd_micros)
+        per_hour = sum(
+            (Fraction(rate.price_usd_micros_per_hour * rate.reserved_bytes, rate.device_bytes) for rate in self.rates),
+            Fraction(),
+        )
+        if per_hour == 0:
+            return None
+        return max(0, int((amount_usd_micros - Fraction(len(self.rates), 2)) * 3600 / per_hour))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,14 @@ class AttemptSpec(Message):
     spec_echo: dict[str, Any] = {}
     """The job's spec and lineage as they go into the adapter's manifest."""
     parent: ParentSource | None = None
+    more_devices: tuple[DeviceGrant, ...] = ()
+    """Beside `device`, on the same node and of the same kind: one training process each, which together train one
+    adapter (`TrainingPlan.devices` of them)."""
+
+    @property
+    def devices(self) -> tuple[DeviceGrant, ...]:
+        """One per training process, in the order of their ranks."""
+        return (self.device, *self.more_devices)
 
 
 class StopReason(Message):

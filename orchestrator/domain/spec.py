@@ -14,6 +14,11 @@ from orchestrator.domain.priority import PriorityClass
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
 
+LARGEST_BATCH_ROWS = 256
+"""What OpenAI accepts as `batch_size`."""
+MOST_DEVICES = 16
+"""Of one node: the largest that clouds rent out have 16 GPUs (AWS p2.16xlarge, GCP a2-megagpu-16g)."""
+
 PositiveInt = Annotated[int, Field(ge=1)]
 LoraInit = Literal["default", "gaussian", "pissa", "olora", "loftq"]
 
@@ -31,8 +36,8 @@ class Hyperparameters(Strict):
 
     n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = AUTO
     """Passes over the training file."""
-    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = AUTO
-    """Rows per optimizer step."""
+    batch_size: Auto | Annotated[int, Field(ge=1, le=LARGEST_BATCH_ROWS)] = AUTO
+    """Rows per optimizer step, of all devices together."""
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0)] = AUTO
     """Times the default learning rate."""
 
@@ -93,9 +98,9 @@ class TrainingSpec(Strict):
     packing: bool = False
     """Put several rows into one sequence."""
     micro_batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = AUTO
-    """Rows that are on the device at once."""
+    """Rows that are on a device at once."""
     gradient_accumulation: Auto | Annotated[int, Field(ge=1, le=4096)] = AUTO
-    """Micro-batches per optimizer step."""
+    """Micro-batches of each device per optimizer step."""
     gradient_checkpointing: Auto | bool = AUTO
     """Compute activations twice instead of keeping them."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "sgd"] = "adamw"
@@ -123,8 +128,9 @@ class ResourcesSpec(Strict):
 
     device_type: Auto | str = AUTO
     """A type that the pool has; 'auto' is any."""
-    count: Literal[1] = 1
-    """Devices per job."""
+    count: Annotated[int, Field(ge=1, le=MOST_DEVICES)] = 1
+    """Devices of one node that train the job together, each with the whole model and its part of every batch. The job
+    starts when it gets all of them, and pays for each."""
     exclusive: bool = False
     """Share the device with no other job, and pay for all of it."""
     max_runtime_seconds: PositiveInt | None = None

@@ -26,7 +26,7 @@ NOT_ASKED = MappingProxyType(
         "method": "only supervised training exists; another method is not traced at all",
         "epochs": "repeats steps",
         "max_steps": "repeats steps",
-        "batch_rows": "is micro-batch times accumulation, and one micro-batch is in memory at a time",
+        "batch_rows": "is micro-batch times accumulation times devices, and one micro-batch is in memory at a time",
         "accumulation_steps": "gradients add up in place",
         "learning_rate": "a number",
         "scheduler": "a number that changes from step to step",
@@ -88,8 +88,13 @@ def build_question(plan: TrainingPlan, config: Mapping[str, Any] | None, kind: D
             "evaluates": True,
             "method": "sft",
         },
-        "devices": {"kind": kind, "count": 1, "sharding": "none"},
+        "devices": {"kind": kind, **_describe_sharing(plan)},
     }
+
+
+def _describe_sharing(plan: TrainingPlan) -> dict[str, Any]:
+    """DDP's buckets take the same on each device, however many there are."""
+    return {"count": 2, "sharding": "ddp"} if plan.devices > 1 else {"count": 1, "sharding": "none"}
 
 
 def _padded_tokens(plan: TrainingPlan) -> int:

@@ -43,9 +43,9 @@ def default_command() -> tuple[str, ...]:
 
 
 def child_environment(
-    base: Mapping[str, str], *, attempt_id: str, work_dir: Path, device: DeviceGrant | None
+    base: Mapping[str, str], *, attempt_id: str, work_dir: Path, devices: Sequence[DeviceGrant] = ()
 ) -> dict[str, str]:
-    """What the child sees of `base`, and our own variables. It sees its own GPU and no other."""
+    """What the child sees of `base`, and our own variables. It sees its attempt's GPUs, in order, and no other."""
     kept = {name: value for name, value in base.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)}
     return {
         **kept,
@@ -55,7 +55,7 @@ def child_environment(
         "PYTHONUNBUFFERED": "1",
         # nvidia-smi's order, in which devices are declared; CUDA's own default is fastest first.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": str(device.index) if device is not None and device.kind == "cuda" else "",
+        "CUDA_VISIBLE_DEVICES": ",".join(str(device.index) for device in devices if device.kind == "cuda"),
     }
 
 

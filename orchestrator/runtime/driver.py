@@ -185,7 +185,8 @@ class Driver:
                 lifetime="detached",
                 num_cpus=0,
                 num_gpus=0,
-                resources={resource_name(spec.device.index): resource_amount(spec.device.reserved_bytes)},
+                # All devices in one request, which Ray grants as a whole or not at all.
+                resources={resource_name(d.index): resource_amount(d.reserved_bytes) for d in spec.devices},
                 scheduling_strategy=self._on_node(node_name),
                 max_restarts=0,
                 max_task_retries=0,

@@ -67,7 +67,7 @@ def run_errand(
         base = os.environ if environment is None else environment
         child = start_child(
             (*(command or default_command()), errand.verb, str(spec_path)),
-            environment=child_environment(base, attempt_id=mark, work_dir=folder.path, device=None),
+            environment=child_environment(base, attempt_id=mark, work_dir=folder.path),
             work_dir=folder.path,
         )
         tails = [_Tail(handle, size) for handle, size in _pipes_of(child)]

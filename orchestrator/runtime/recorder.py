@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.protocol import (
     OUTCOME_KINDS,
     AttemptSpec,
@@ -54,7 +55,9 @@ class Recorder:
         *,
         clock: Callable[[], float] = time.monotonic,
         retry_seconds: float = RETRY_SECONDS,
+        holds_failures: bool = False,
     ) -> None:
+        """`holds_failures`: several processes may tell of one failure, each in its own way; see `settle`."""
         self._journal = journal
         self._redactor = redactor_of(spec)
         self._gate = FloodGate(clock)
@@ -62,6 +65,8 @@ class Recorder:
         self._lost_entries = 0
         self._retry_seconds = retry_seconds
         self._is_closed = False
+        self._holds_failures = holds_failures
+        self._held: list[tuple[Failed, float | None]] = []
 
     def add_secrets(self, grant: UploadGrant) -> None:
         self._redactor.add_form(grant.fields)
@@ -72,6 +77,10 @@ class Recorder:
 
     def record(self, report: Report, at_unix: float | None = None) -> None:
         """Write down one report. A second outcome is refused: the first holds."""
+        if self._holds_failures and isinstance(report, Failed):
+            with self._lock:
+                self._held.append((report, at_unix))
+            return
         if report.kind in OUTCOME_KINDS and self._journal.outcome is not None:
             self.note(f"a second outcome, {report.kind}, was ignored", "warn")
             return
@@ -103,6 +112,16 @@ class Recorder:
                 self._take_output(text, stream)
         for text in splitter.finish():
             self._take_output(text, stream)
+
+    def settle(self, *, was_killed: bool) -> None:
+        """Write down which of the failures that were held back is the cause: want of memory in any process, else none
+        when one was killed, because the others then fail for missing it, else the first."""
+        with self._lock:
+            held, self._held = self._held, []
+            self._holds_failures = False
+        short = [found for found in held if found[0].failure is FailureKind.OUT_OF_MEMORY]
+        for report, at_unix in (short or ([] if was_killed else held))[:1]:
+            self.record(report, at_unix)
 
     def finish(self) -> None:
         """Tell of lines that were dropped, and refuse whatever comes later: the journal is complete."""

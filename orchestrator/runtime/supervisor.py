@@ -6,7 +6,6 @@ its lease is stopped from here, without anybody's help; once a pull says that no
 """
 
 import os
-import select
 import signal
 import threading
 import time
@@ -14,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.domain.protocol import AttemptSpec, Peak, Pulled, StopReason, UploadGrant
-from orchestrator.runtime.child import Child, child_environment, default_command, start_child, write_private
+from orchestrator.runtime.child import Child, default_command, write_private
 from orchestrator.runtime.journal import Journal
 from orchestrator.runtime.lease import TERM_SECONDS, Ending, Lease
 from orchestrator.runtime.processes import kill_attempt_processes, read_tree_bytes
+from orchestrator.runtime.ranks import Ranks, start_ranks
 from orchestrator.runtime.recorder import Recorder
 from orchestrator.runtime.workspace import claim_start, drop_work_dir, find_record, forget_start, make_work_dir
 
@@ -124,26 +124,26 @@ class Supervisor:
         return Path(self._spec.work_dir) / "spec.json"
 
     def _run(self) -> None:
-        """The one thread that starts the child and stays until it ended: see `child` for why."""
+        """The one thread that starts the children and stays until they ended: see `child` for why."""
         try:
-            child = self._start()
+            ranks = self._start()
         except Exception as error:
             self._start_error = error
-            child = None
+            ranks = None
         self._is_started.set()
         try:
-            if child is not None:
-                self._watch(child)
+            if ranks is not None:
+                self._watch(ranks)
         except BaseException:
-            # Nobody would watch it any more.
-            assert child is not None
-            child.signal(signal.SIGKILL)
-            self._exit_code = child.process.wait()
+            # Nobody would watch them any more.
+            assert ranks is not None
+            _signal_all(ranks)
+            self._exit_code = ranks.lead.process.wait()
             raise
         finally:
             self._is_ended.set()
 
-    def _start(self) -> Child | None:
+    def _start(self) -> Ranks | None:
         attempt_id = self._spec.attempt_id
         if not claim_start(attempt_id, self._work_dir, dedicated=self._is_dedicated):
             if find_record(attempt_id) is None:
@@ -153,50 +153,46 @@ class Supervisor:
         try:
             make_work_dir(self._work_dir)
             self._journal = Journal(self._work_dir / "journal.jsonl")
-            self._recorder = Recorder(self._journal, self._spec)
+            self._recorder = Recorder(self._journal, self._spec, holds_failures=len(self._spec.devices) > 1)
             write_private(self._spec_path, self._spec.model_dump_json())
-            child = start_child(self._command, environment=self._child_environment(), work_dir=self._work_dir)
+            children = start_ranks(self._spec, self._command, environment=self._environment, work_dir=self._work_dir)
         except Exception:
             drop_work_dir(self._work_dir)
             forget_start(attempt_id)
             raise
-        self._ending = Ending(child, term_seconds=self._term_seconds)
-        return child
+        ranks = Ranks(children)
+        self._ending = Ending(ranks.lead, term_seconds=self._term_seconds)
+        return ranks
 
-    def _child_environment(self) -> dict[str, str]:
-        spec = self._spec
-        own = child_environment(
-            self._environment, attempt_id=spec.attempt_id, work_dir=self._work_dir, device=spec.device
-        )
-        return {**spec.probe_environment, **own}
-
-    def _watch(self, child: Child) -> None:
+    def _watch(self, ranks: Ranks) -> None:
         recorder, ending = self._recorder, self._ending
         assert recorder is not None
         assert ending is not None
-        pumps = _start_pumps(child, recorder)
-        self._wait_for_exit(child, recorder, ending)
-        # Before the child is waited for, so that its process id still means its group. What it left behind would hold
-        # its pipes, and its device.
-        child.signal(signal.SIGKILL)
+        pumps = [pump for child in ranks.children for pump in _start_pumps(child, recorder)]
+        self._wait_for_end(ranks, recorder, ending)
+        exit_code = ranks.find_exit_code()
+        # Before the children are waited for, so that their process ids still mean their groups. What they left behind
+        # would hold their pipes, and their devices.
+        _signal_all(ranks)
         kill_attempt_processes(self._spec.attempt_id, timeout_seconds=KILL_SECONDS)
-        self._exit_code = child.process.wait()
+        codes = [child.process.wait() for child in ranks.children]
+        self._exit_code = exit_code = codes[0] if exit_code is None else exit_code
         ending.close()
         self._spec_path.unlink(missing_ok=True)
         deadline = time.monotonic() + DRAIN_SECONDS
         for pump in pumps:
             pump.join(max(0.0, deadline - time.monotonic()))
+        recorder.settle(was_killed=exit_code < 0)
         recorder.finish()
         if not any(pump.is_alive() for pump in pumps):
-            child.close()
+            for child in ranks.children:
+                child.close()
 
-    def _wait_for_exit(self, child: Child, recorder: Recorder, ending: Ending) -> None:
-        meter = _PeakMeter(child.pid, recorder) if self._spec.device.kind == "cpu" else None
-        handle = os.pidfd_open(child.pid)
+    def _wait_for_end(self, ranks: Ranks, recorder: Recorder, ending: Ending) -> None:
+        pids = [child.pid for child in ranks.children]
+        meter = _PeakMeter(pids, recorder) if self._spec.device.kind == "cpu" else None
         try:
-            poll = select.poll()
-            poll.register(handle, select.POLLIN)
-            while not poll.poll(TICK_SECONDS * 1000):
+            while not ranks.wait(TICK_SECONDS):
                 ending.flush()
                 if self._lease.is_over and not ending.is_asked:
                     recorder.note(f"no control plane asked for {self._lease.seconds} s; stopping", "warn")
@@ -206,16 +202,16 @@ class Supervisor:
                 if meter is not None:
                     meter.sample()
         finally:
-            os.close(handle)
+            ranks.close()
         if meter is not None:
             meter.report()
 
 
 class _PeakMeter:
-    """The peak of the child's memory on a device that is a share of RAM, reported while it grows."""
+    """The highest peak of a child's memory on a device that is a share of RAM, reported while it grows."""
 
-    def __init__(self, pid: int, recorder: Recorder) -> None:
-        self._pid = pid
+    def __init__(self, pids: Sequence[int], recorder: Recorder) -> None:
+        self._pids = pids
         self._recorder = recorder
         self._due_at = 0.0
         self._peak_bytes = 0
@@ -225,7 +221,7 @@ class _PeakMeter:
         if time.monotonic() < self._due_at:
             return
         self._due_at = time.monotonic() + SAMPLE_SECONDS
-        self._peak_bytes = max(self._peak_bytes, read_tree_bytes(self._pid))
+        self._peak_bytes = max(self._peak_bytes, *map(read_tree_bytes, self._pids))
         if self._peak_bytes >= self._reported_bytes + PEAK_STEP_BYTES:
             self.report()
 
@@ -234,6 +230,11 @@ class _PeakMeter:
         if self._peak_bytes > self._reported_bytes:
             self._reported_bytes = self._peak_bytes
             self._recorder.record(Peak(allocated_bytes=0, reserved_bytes=0, device_bytes=self._peak_bytes))
+
+
+def _signal_all(ranks: Ranks) -> None:
+    for child in ranks.children:
+        child.signal(signal.SIGKILL)
 
 
 def _start_pumps(child: Child, recorder: Recorder) -> list[threading.Thread]:

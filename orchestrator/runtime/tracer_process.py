@@ -50,7 +50,7 @@ class TracerProcess:
         self._mark = f"tracer-{new_uuid7_hex()}"
         work_dir = self._folder.path
         (work_dir / "tmp").mkdir()
-        environment = child_environment(os.environ, attempt_id=self._mark, work_dir=work_dir, device=None)
+        environment = child_environment(os.environ, attempt_id=self._mark, work_dir=work_dir)
         self._child: Child = start_child(
             (sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *command),
             environment={**environment, "HF_HUB_OFFLINE": "1"},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from orchestrator.domain.pricing import Rate
+from orchestrator.domain.pricing import GangRate, Rate
 
 RESERVE_FRACTION = 10
 """A tenth of the time that the budget buys is kept for stopping and saving, but never more than the grace."""
@@ -42,7 +42,7 @@ class Spent:
 
 def choose_run_limit(
     *,
-    rate: Rate,
+    rate: Rate | GangRate,
     spent: Spent,
     max_cost_usd_micros: int | None,
     max_runtime_seconds: int | None,
@@ -61,7 +61,12 @@ def choose_run_limit(
 
 
 def latest_billed_at(
-    ended_at: datetime, *, started_at: datetime | None, rate: Rate, spent: Spent, max_cost_usd_micros: int | None
+    ended_at: datetime,
+    *,
+    started_at: datetime | None,
+    rate: Rate | GangRate,
+    spent: Spent,
+    max_cost_usd_micros: int | None,
 ) -> datetime:
     """Where billing ends for an attempt that ended at `ended_at`: never after the budget is used up."""
     if started_at is None or max_cost_usd_micros is None:
@@ -70,7 +75,7 @@ def latest_billed_at(
     return ended_at if affordable is None else min(ended_at, started_at + timedelta(seconds=affordable))
 
 
-def _affordable_seconds(rate: Rate, spent: Spent, max_cost_usd_micros: int) -> int | None:
+def _affordable_seconds(rate: Rate | GangRate, spent: Spent, max_cost_usd_micros: int) -> int | None:
     seconds = rate.seconds_within(max(0, max_cost_usd_micros - spent.billed_usd_micros))
     return None if seconds is None or seconds > LONGEST_SECONDS else seconds
 

@@ -42,7 +42,7 @@ class OrderInputs:
 
     attempt: Attempt
     job: Job
-    device: Device
+    devices: Sequence[Device]
     training_file: File
     validation_file: File | None
     earlier: Sequence[Attempt]
@@ -54,15 +54,16 @@ def read_inputs(tx: ReadTx, attempt: Attempt, *, grace_seconds: int) -> OrderInp
     job = jobs.get_job(tx, attempt.job_id)
     spec = job.spec
     validation = spec.validation_file
+    known = {device.device_id: device for device in devices.list_devices(tx)}
     return OrderInputs(
         attempt=attempt,
         job=job,
-        device=next(device for device in devices.list_devices(tx) if device.device_id == attempt.device_id),
+        devices=[known[held.device_id] for held in attempt.devices],
         training_file=files.get_file(tx, spec.training_file, job.team_id),
         validation_file=files.get_file(tx, validation, job.team_id) if validation else None,
         earlier=[other for other in attempts.list_attempts(tx, job.job_id) if other.number < attempt.number],
         limit=choose_run_limit(
-            rate=attempt.rate,
+            rate=attempt.whole_rate,
             spent=read_spent(tx, job.job_id),
             max_cost_usd_micros=spec.max_cost_usd_micros,
             max_runtime_seconds=spec.resources.max_runtime_seconds,
@@ -86,6 +87,7 @@ class Orders:
         assert job.plan is not None, "a job is queued only with a plan"
         model = self._describe_model(job)
         validation, seconds = inputs.validation_file, settings.input_url_seconds
+        device, *more_devices = _grant_devices(inputs)
         return AttemptSpec(
             job_id=job.job_id,
             attempt_id=attempt.attempt_id,
@@ -97,13 +99,8 @@ class Orders:
                 remote_file(self._objects, validation, "validation.jsonl", seconds=seconds) if validation else None
             ),
             resume_from=checkpoint_source(self._objects, found, seconds=seconds) if found else None,
-            device=DeviceGrant(
-                device_id=inputs.device.device_id,
-                kind=inputs.device.kind,
-                index=inputs.device.index,
-                device_bytes=inputs.device.usable_bytes,
-                reserved_bytes=attempt.reserved_bytes,
-            ),
+            device=device,
+            more_devices=tuple(more_devices),
             upload=self._grants.issue(attempt),
             lease_seconds=settings.attempt_lease_seconds,
             run_limit_seconds=inputs.limit.stop_seconds if inputs.limit else None,
@@ -113,6 +110,20 @@ class Orders:
             spec_echo=_echo(inputs, model),
             parent=parent_source(self._objects, job.parent, seconds=seconds) if job.parent else None,
         )
+
+
+def _grant_devices(inputs: OrderInputs) -> list[DeviceGrant]:
+    """In the order of the ranks."""
+    return [
+        DeviceGrant(
+            device_id=device.device_id,
+            kind=device.kind,
+            index=device.index,
+            device_bytes=device.usable_bytes,
+            reserved_bytes=held.reserved_bytes,
+        )
+        for device, held in zip(inputs.devices, inputs.attempt.devices, strict=True)
+    ]
 
 
 def remote_file(objects: Objects, file: File, name: str, *, seconds: int) -> RemoteFile:

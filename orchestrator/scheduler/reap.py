@@ -134,7 +134,7 @@ class Reap:
             ended_at = latest_billed_at(
                 attempt.last_contact_at or attempt.started_at or tx.now(),
                 started_at=attempt.started_at,
-                rate=attempt.rate,
+                rate=attempt.whole_rate,
                 spent=read_spent(tx, attempt.job_id),
                 max_cost_usd_micros=jobs.get_job(tx, attempt.job_id).spec.max_cost_usd_micros,
             )

@@ -13,11 +13,17 @@ from orchestrator.domain.estimate_changes import Change, describe_misfit, sugges
 from orchestrator.domain.estimate_cost import CostRange, price_time
 from orchestrator.domain.estimate_terms import Calibration
 from orchestrator.domain.jobs import Alternative, Job
-from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device
+from orchestrator.domain.placement import (
+    DeviceRoom,
+    WaitingJob,
+    choose_device,
+    count_together,
+    describe_too_few,
+)
 from orchestrator.domain.plan import TokenReport, TrainingPlan
 from orchestrator.domain.pool import BaseModel
-from orchestrator.domain.pricing import Rate
-from orchestrator.domain.sizer import Gauges, Sizer, build_gauges, footprints_of, measure_kinds
+from orchestrator.domain.pricing import GangRate, Rate
+from orchestrator.domain.sizer import Gauges, Sizer, build_gauges, footprints_of, glance_at_kinds, measure_kinds
 from orchestrator.domain.spec import AUTO
 from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.scheduler.alternatives import PredictTime
@@ -76,7 +82,7 @@ def size_job(
             reserved_bytes=reserved,
             device_bytes=home.total_bytes,
         )
-        cost = price_time(rate, time[home.kind])
+        cost = price_time(GangRate((rate,) * plan.devices), time[home.kind])
         savings = suggest_savings(plan, gauges[home.kind])
     return Sizing(memory=memory, time=time, home=home, cost=cost, savings=savings)
 
@@ -135,6 +141,7 @@ def _asks(job: Job, footprints: dict[str, int]) -> WaitingJob:
         bytes_by_kind=footprints,
         device_type=None if device_type == AUTO else device_type,
         exclusive=job.spec.resources.exclusive,
+        count=job.spec.resources.count,
     )
 
 
@@ -183,4 +190,7 @@ def explain_misfit(job: Job, plan: TrainingPlan, *, rooms: Sequence[DeviceRoom],
     if not allowed:
         asked = job.spec.resources.device_type
         return f"The pool has no device of type {asked}; it has {', '.join(sorted({r.device_type for r in rooms}))}."
+    asks = _asks(job, footprints_of(glance_at_kinds(plan, gauges, kinds={room.kind for room in allowed})))
+    if together := count_together(allowed, asks):
+        return f"The job cannot start: {describe_too_few(asks.count, together)}."
     return describe_misfit(plan, allowed, gauges)

@@ -1,16 +1,19 @@
 """A decided start, checked once more against the rows and written down: attempt, price, money held, state, event."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import structlog
 
+from orchestrator.domain.attempts import HeldDevice
 from orchestrator.domain.budgets import WARNING_PERCENT
 from orchestrator.domain.failures import FAILURE_RULES, FailureKind
 from orchestrator.domain.jobs import Alternative, Job, JobError
 from orchestrator.domain.observations import forget_plan
 from orchestrator.domain.pool import Device
-from orchestrator.domain.pricing import Rate
+from orchestrator.domain.pricing import GangRate, Rate
 from orchestrator.domain.scheduling.actions import Start
 from orchestrator.domain.scheduling.facts import Hold
 from orchestrator.domain.scheduling.views import AS_ASKED
@@ -19,8 +22,9 @@ from orchestrator.scheduler.limits import choose_run_limit
 from orchestrator.scheduler.rooms import read_rooms
 from orchestrator.scheduler.sentences import describe_usd
 from orchestrator.scheduler.spending import read_spent
-from orchestrator.store import attempts, devices, events, jobs, teams
+from orchestrator.store import attempts, events, jobs, teams
 from orchestrator.store.budgets import claim_hold, read_budget
+from orchestrator.store.devices import list_devices
 from orchestrator.store.prices import read_price
 from orchestrator.store.session import ReadTx, WriteTx
 
@@ -36,39 +40,36 @@ class Starter:
     stop_grace_seconds: int
 
     def start(self, tx: WriteTx, start: Start) -> bool:
-        """Assign the job to its device; False, and nothing done, when the rows say otherwise by now.
+        """Assign the job to its devices; False, and nothing done, when the rows say otherwise by now.
 
         Call it under the scheduler's lock.
         """
-        hold = start.holds[0]
         job = jobs.lock_job(tx, start.job_id)
-        device = _find_room(tx, hold)
-        if not _may_start(job) or device is None:
-            log.info("a start is out of date", job=start.job_id, device=hold.device_id)
+        found = _find_room(tx, start.holds)
+        if not _may_start(job) or found is None:
+            log.info("a start is out of date", job=start.job_id, devices=[hold.device_id for hold in start.holds])
             return False
-        rate = Rate(
-            price_usd_micros_per_hour=read_price(tx, device.device_type),
-            reserved_bytes=hold.bytes,
-            device_bytes=device.usable_bytes,
-        )
-        if self._limit_is_used_up(tx, job, rate):
+        devices = tuple(_price(tx, device, hold) for device, hold in zip(found, start.holds, strict=True))
+        if self._limit_is_used_up(tx, job, GangRate(tuple(device.rate for device in devices))):
             return True
-        if not _hold_money(tx, job, start, device):
+        if not _hold_money(tx, job, start, devices[0].device_type):
             log.info("the budget does not reach any more", job=start.job_id, team=job.team_id)
             return False
-        self._assign(tx, job, start, device, rate)
+        self._assign(tx, job, start, devices, node_name=found[0].node_name)
         return True
 
-    def _assign(self, tx: WriteTx, job: Job, start: Start, device: Device, rate: Rate) -> None:
+    def _assign(self, tx: WriteTx, job: Job, start: Start, devices: tuple[HeldDevice, ...], *, node_name: str) -> None:
+        first, *more = devices
         attempt = attempts.insert_attempt(
             tx,
             attempts.NewAttempt(
                 job_id=job.job_id,
-                device_id=device.device_id,
-                node_name=device.node_name,
-                device_type=device.device_type,
-                reserved_bytes=rate.reserved_bytes,
-                rate=rate,
+                device_id=first.device_id,
+                node_name=node_name,
+                device_type=first.device_type,
+                reserved_bytes=first.reserved_bytes,
+                rate=first.rate,
+                more_devices=tuple(more),
                 rate_micros=start.rate_micros,
                 runs_as=start.runs_as,
                 lease_owner=self.owner,
@@ -77,20 +78,21 @@ class Starter:
         )
         data: dict[str, Any] = {
             "attempt": attempt.number,
-            "device_id": device.device_id,
-            "reserved_bytes": rate.reserved_bytes,
+            "device_id": first.device_id,
+            "device_ids": [device.device_id for device in devices],
+            "reserved_bytes": first.reserved_bytes,
             "borrowing": start.is_borrowing,
         }
         jobs.apply_job_transition(
             tx,
             job.job_id,
             JobState.RUNNING,
-            message=_describe(attempt.number, device, rate, start),
+            message=_describe(attempt.number, devices, start),
             data=data,
             changes={"phase": "starting", **_chosen_plan(job, start.footprint.name)},
         )
 
-    def _limit_is_used_up(self, tx: WriteTx, job: Job, rate: Rate) -> bool:
+    def _limit_is_used_up(self, tx: WriteTx, job: Job, rate: GangRate) -> bool:
         """Earlier attempts may have left too little of a limit to run on: then the job ends here, with its reason."""
         limit = choose_run_limit(
             rate=rate,
@@ -122,20 +124,31 @@ def _may_start(job: Job) -> bool:
     return job.state is JobState.QUEUED and is_free
 
 
-def _find_room(tx: ReadTx, hold: Hold) -> Device | None:
-    """The device, if it is there and still has the bytes."""
-    room = next((room for room in read_rooms(tx) if room.device_id == hold.device_id), None)
-    if room is None or not room.schedulable or room.free_bytes < hold.bytes:
+def _find_room(tx: ReadTx, holds: Sequence[Hold]) -> list[Device] | None:
+    """The devices, if all of them are there, on one node, and still have the bytes."""
+    rooms = {room.device_id: room for room in read_rooms(tx) if room.schedulable}
+    if any(hold.device_id not in rooms or rooms[hold.device_id].free_bytes < hold.bytes for hold in holds):
         return None
-    return next(device for device in devices.list_devices(tx) if device.device_id == hold.device_id)
+    known = {device.device_id: device for device in list_devices(tx)}
+    found = [known[hold.device_id] for hold in holds]
+    return found if len({device.node_name for device in found}) == 1 else None
 
 
-def _hold_money(tx: WriteTx, job: Job, start: Start, device: Device) -> bool:
+def _price(tx: ReadTx, device: Device, hold: Hold) -> HeldDevice:
+    rate = Rate(
+        price_usd_micros_per_hour=read_price(tx, device.device_type),
+        reserved_bytes=hold.bytes,
+        device_bytes=device.usable_bytes,
+    )
+    return HeldDevice(device_id=device.device_id, device_type=device.device_type, reserved_bytes=hold.bytes, rate=rate)
+
+
+def _hold_money(tx: WriteTx, job: Job, start: Start, device_type: str) -> bool:
     """Hold the most that the job may still cost. A job that runs as idle because its team's budget is used up holds
     nothing: that is what its team's admin chose."""
     if start.runs_as is not job.spec.priority_class:
         return True
-    cost = start.footprint.cost_usd_micros.get(device.device_type, 0)
+    cost = start.footprint.cost_usd_micros.get(device_type, 0)
     if claim_hold(tx, job.job_id, job.team_id, cost) is not None:
         return False
     team = teams.get_team(tx, job.team_id)
@@ -171,12 +184,15 @@ def _estimate_of(estimate: dict[str, Any], chosen: Alternative) -> dict[str, Any
     return {**rest, "time": times}
 
 
-def _describe(number: int, device: Device, rate: Rate, start: Start) -> str:
-    """The device's price is for all of it; the attempt pays for its share."""
-    share = rate.reserved_bytes / rate.device_bytes
-    hourly = rate.price_usd_micros_per_hour * share / 1_000_000
+def _describe(number: int, devices: Sequence[HeldDevice], start: Start) -> str:
+    """A device's price is for all of it; the attempt pays for its share, of each."""
+    first, rate = devices[0], devices[0].rate
+    hourly = GangRate(tuple(device.rate for device in devices)).amount_usd_micros(timedelta(hours=1)) / 1_000_000
+    where = " and ".join(device.device_id for device in devices)
+    on_each = " on each" if len(devices) > 1 else ""
     with_what = "" if start.footprint.name == AS_ASKED else f" with {start.footprint.name}"
     return (
-        f"Attempt {number} starts{with_what} on {device.device_id} ({device.device_type}) with "
-        f"{rate.reserved_bytes / 2**30:.2f} GiB of {rate.device_bytes / 2**30:.2f} GiB, at ${hourly:.4f} an hour."
+        f"Attempt {number} starts{with_what} on {where} ({first.device_type}) with "
+        f"{rate.reserved_bytes / 2**30:.2f} GiB of {rate.device_bytes / 2**30:.2f} GiB{on_each}, "
+        f"at ${hourly:.4f} an hour."
     )

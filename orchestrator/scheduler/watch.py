@@ -108,7 +108,7 @@ class Watch:
         job = jobs.get_job(tx, attempt.job_id)
         spent = self._spent.get(attempt.attempt_id) or read_spent(tx, job.job_id)
         limit = choose_run_limit(
-            rate=attempt.rate,
+            rate=attempt.whole_rate,
             spent=spent,
             max_cost_usd_micros=job.spec.max_cost_usd_micros,
             max_runtime_seconds=job.spec.resources.max_runtime_seconds,

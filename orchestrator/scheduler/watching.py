@@ -169,7 +169,7 @@ def _choose_end_moment(seen: Seen, digest: Digest) -> datetime:
     return latest_billed_at(
         choose_moment(digest.last_entry_at_unix, attempt=attempt, now=seen.now),
         started_at=attempt.started_at,
-        rate=attempt.rate,
+        rate=attempt.whole_rate,
         spent=seen.spent,
         max_cost_usd_micros=seen.job.spec.max_cost_usd_micros,
     )

@@ -54,7 +54,7 @@ def running_usd_micros(found: Attempt, now: datetime) -> int:
     if found.started_at is None or found.state in FINAL_ATTEMPT_STATES:
         return 0
     until = min(now, found.last_contact_at or found.started_at)
-    return found.rate.amount_usd_micros(until - found.started_at)
+    return found.whole_rate.amount_usd_micros(until - found.started_at)
 
 
 def read_bill(tx: ReadTx, job: Job) -> Bill:

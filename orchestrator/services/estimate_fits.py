@@ -11,10 +11,10 @@ from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.estimate import DeviceKind, MemoryEstimate, TimeEstimate
 from orchestrator.domain.estimate_changes import Change, suggest_changes
 from orchestrator.domain.estimate_cost import CostRange, price_time
-from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device, fits
+from orchestrator.domain.placement import DeviceRoom, WaitingJob, choose_device, find_together, fits
 from orchestrator.domain.plan import TrainingPlan
 from orchestrator.domain.pool import speeds_of_types
-from orchestrator.domain.pricing import Rate
+from orchestrator.domain.pricing import GangRate, Rate
 from orchestrator.domain.sizer import Gauges, footprints_of
 from orchestrator.domain.spec import AUTO, JobShape
 from orchestrator.domain.speed import DeviceSpeed
@@ -101,11 +101,12 @@ def _fit_type(sized: Sized, rooms: Sequence[DeviceRoom], *, price: int) -> Devic
     kind = largest.kind
     memory = sized.memory.get(kind)
     job = _ask(sized)
-    emptied = [room for room in rooms if fits(room, job, room.total_bytes)]
+    holding = [room for room in rooms if fits(room, job, room.total_bytes)]
+    emptied = find_together(holding, job.count)
     fit: Fit = "never" if not emptied else "now" if choose_device(rooms, job) is not None else "when_empty"
     home = min(emptied, key=lambda room: (room.total_bytes, room.device_id), default=None)
     changes: tuple[Change, ...] = ()
-    if memory is not None and home is None:
+    if memory is not None and not holding:
         changes = suggest_changes(sized.plan, sized.gauges[kind], device_bytes=largest.total_bytes)
     return DeviceFit(
         device_type=largest.device_type,
@@ -126,6 +127,7 @@ def _ask(sized: Sized) -> WaitingJob:
         bytes_by_kind=footprints_of(sized.memory),
         device_type=None,
         exclusive=sized.spec.resources.exclusive,
+        count=sized.plan.devices,
     )
 
 
@@ -135,4 +137,4 @@ def _cost(sized: Sized, home: DeviceRoom, price: int) -> CostRange | None:
         return None
     reserved = home.total_bytes if sized.spec.resources.exclusive else sized.memory[home.kind].total_bytes
     rate = Rate(price_usd_micros_per_hour=price, reserved_bytes=reserved, device_bytes=home.total_bytes)
-    return price_time(rate, time)
+    return price_time(GangRate((rate,) * sized.plan.devices), time)

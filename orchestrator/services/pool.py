@@ -134,7 +134,7 @@ class Pool:
             holds = list_holds(tx, since, limit=MOST_HOLDS)
             names = {team.team_id: team.name for team in teams.list_teams(tx)}
         past = [hold.until_at for hold in holds if hold.until_at is not None]
-        if len(past) == MOST_HOLDS:
+        if len(past) >= MOST_HOLDS:
             since = min(past)
         shown = sorted(holds, key=lambda hold: (hold.since_at, hold.attempt_id))
         return PoolPast(since_at=since, until_at=until, holds=tuple(shown), team_names=names)

@@ -143,14 +143,16 @@ def _split_batch(job: Job, micro_rows: int) -> dict[str, Any]:
     rows = _batch_rows(job.spec, job.plan)
     if rows is None:
         return {"training.micro_batch_size": micro_rows, "training.gradient_accumulation": AUTO}
-    if rows % micro_rows:
+    devices = job.spec.resources.count
+    if rows % (micro_rows * devices):
+        of_each = f" on each of {devices} devices" if devices > 1 else ""
         raise InvalidRequestError(
-            f"training.micro_batch_size {micro_rows} does not divide the job's batch of {rows} rows",
+            f"training.micro_batch_size {micro_rows}{of_each} does not divide the job's batch of {rows} rows",
             param="training.micro_batch_size",
         )
     return {
         "training.micro_batch_size": micro_rows,
-        "training.gradient_accumulation": rows // micro_rows,
+        "training.gradient_accumulation": rows // (micro_rows * devices),
         "method.supervised.hyperparameters.batch_size": rows,
     }
 

@@ -39,6 +39,7 @@ def merge_attempts(rows: Iterable[Mapping[Any, Any]]) -> list[PastJob]:
                 queued_at=last["queued_at"].timestamp(),
                 kind=last["kind"],
                 reserved_bytes=last["reserved_bytes"],
+                replicas=1 + len(last["more_devices"] or ()),
                 run_seconds=sum((each["ended_at"] - each["started_at"]).total_seconds() for each in attempts),
                 device_type=last["device_type"],
                 priority=last["priority"],

@@ -14,7 +14,13 @@ from orchestrator.domain.estimate import DeviceKind, MemoryEstimate
 from orchestrator.domain.estimate_changes import describe_misfit
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.parents import Parent
-from orchestrator.domain.placement import DeviceRoom, WaitingJob, could_ever_fit
+from orchestrator.domain.placement import (
+    DeviceRoom,
+    WaitingJob,
+    could_ever_fit,
+    count_together,
+    describe_too_few,
+)
 from orchestrator.domain.plan import SEQ_MULTIPLE_TOKENS, TrainingPlan, resolve_plan
 from orchestrator.domain.pool import BaseModel
 from orchestrator.domain.sizer import (
@@ -126,8 +132,12 @@ class Submissions:
             return
         gauges = build_gauges(self.sizer.session(), model, learned=learned)
         measured = measure_kinds(plan, gauges, present=present)
-        if not could_ever_fit(candidates, _ask(spec, measured)):
-            raise CannotFitError(describe_misfit(plan, candidates, gauges), param="resources")
+        ask = _ask(spec, measured)
+        if together := count_together(candidates, ask):
+            if together < ask.count:
+                raise CannotFitError(describe_too_few(ask.count, together), param="resources.count")
+            return
+        raise CannotFitError(describe_misfit(plan, candidates, gauges), param="resources")
 
     def _lock_files(self, tx: WriteTx, team_id: str, spec: JobSpec) -> None:
         """Hold the job's files against deletion. Raises InvalidRequestError, naming the field, for one that is not
@@ -162,7 +172,11 @@ def _smallest(spec: JobSpec, plan: TrainingPlan) -> TrainingPlan:
     """The plan that this one may become: an 'auto' length is decided by rows that nobody has counted yet, and the
     scheduler may choose smaller micro-batches and checkpointing for a flexible job."""
     if spec.resources.flexible:
-        smaller = {"micro_batch_rows": 1, "accumulation_steps": plan.batch_rows, "gradient_checkpointing": True}
+        smaller = {
+            "micro_batch_rows": 1,
+            "accumulation_steps": plan.batch_rows // plan.devices,
+            "gradient_checkpointing": True,
+        }
         plan = plan.model_copy(update=smaller)
     if spec.training.max_seq_length != AUTO:
         return plan
@@ -202,4 +216,5 @@ def _ask(spec: JobSpec, memory: Mapping[DeviceKind, MemoryEstimate]) -> WaitingJ
         bytes_by_kind=footprints_of(memory),
         device_type=None,
         exclusive=spec.resources.exclusive,
+        count=spec.resources.count,
     )

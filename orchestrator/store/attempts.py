@@ -6,13 +6,13 @@ attempt first and on its job second.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, case, func, select, update
 
-from orchestrator.domain.attempts import Attempt
+from orchestrator.domain.attempts import Attempt, HeldDevice
 from orchestrator.domain.errors import IllegalTransitionError, LeaseLostError, NotFoundError
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.ids import new_attempt_id, new_lease_token
@@ -51,6 +51,7 @@ class NewAttempt:
     resumed_from_step: int | None = None
     rate_micros: int = 0
     runs_as: PriorityClass | None = None
+    more_devices: tuple[HeldDevice, ...] = ()
     attempt_id: str = field(default_factory=new_attempt_id)
 
 
@@ -99,6 +100,7 @@ def insert_attempt(tx: WriteTx, new: NewAttempt) -> Attempt:
         resumed_from_step=new.resumed_from_step,
         rate_micros=new.rate_micros,
         runs_as=new.runs_as,
+        more_devices=[asdict(device) for device in new.more_devices] or None,
         created_at=now,
         peak_allocated_bytes=0,
         peak_reserved_bytes=0,
@@ -386,4 +388,9 @@ def _attempt(row: RowMapping) -> Attempt:
         preempt_rule=row["preempt_rule"],
         preempted_for=row["preempted_for"],
         grace_ends_at=row["grace_ends_at"],
+        more_devices=_more_devices(row["more_devices"]),
     )
+
+
+def _more_devices(stored: list[dict[str, Any]] | None) -> tuple[HeldDevice, ...]:
+    return tuple(HeldDevice(**{**device, "rate": Rate(**device["rate"])}) for device in stored or ())

@@ -68,19 +68,26 @@ def record_speed(tx: WriteTx, device_id: str, speed: DeviceSpeed) -> None:
 
 def list_uses(tx: ReadTx) -> list[DeviceUse]:
     """Every hold on a device, of all teams."""
-    query = select(attempts).where(attempts.c.released_at.is_(None))
+    query = select(attempts).where(attempts.c.released_at.is_(None)).order_by(attempts.c.created_at)
+    uses = [use for row in tx.rows(query) for use in _uses(row)]
+    return sorted(uses, key=lambda use: use.device_id)
+
+
+def _uses(row: RowMapping) -> list[DeviceUse]:
+    """Of one attempt, on each of its devices."""
+    more = [(device["device_id"], device["reserved_bytes"]) for device in row["more_devices"] or ()]
     return [
         DeviceUse(
-            device_id=row["device_id"],
+            device_id=device_id,
             attempt_id=row["attempt_id"],
             job_id=row["job_id"],
             team_id=row["team_id"],
-            reserved_bytes=row["reserved_bytes"],
+            reserved_bytes=reserved_bytes,
             peak_device_bytes=row["peak_device_bytes"],
             draining=AttemptState(row["state"]) in FINAL_ATTEMPT_STATES,
             preempted_for=row["preempted_for"],
         )
-        for row in tx.rows(query.order_by(attempts.c.device_id, attempts.c.created_at))
+        for device_id, reserved_bytes in ((row["device_id"], row["reserved_bytes"]), *more)
     ]
 
 

@@ -34,17 +34,19 @@ def write_bill(tx: WriteTx, attempt: Attempt, end: AttemptEnd) -> None:
     """An attempt that was never launched costs nothing and has no entry."""
     if attempt.started_at is None:
         return
-    for number, interval in enumerate(_intervals(tx, attempt, end), start=1):
+    parts = [(interval, device) for interval in _intervals(tx, attempt, end) for device in attempt.devices]
+    for number, (interval, device) in enumerate(parts, start=1):
         entry = LedgerEntry(
             attempt_id=attempt.attempt_id,
             interval=number,
             job_id=attempt.job_id,
             team_id=attempt.team_id,
-            device_type=attempt.device_type,
+            device_id=device.device_id,
+            device_type=device.device_type,
             started_at=interval.started_at,
             ended_at=interval.ended_at,
-            rate=attempt.rate,
-            amount_usd_micros=attempt.rate.amount_usd_micros(interval.ended_at - interval.started_at),
+            rate=device.rate,
+            amount_usd_micros=device.rate.amount_usd_micros(interval.ended_at - interval.started_at),
             billed=not interval.lost,
             created_at=tx.now(),
         )

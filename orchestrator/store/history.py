@@ -29,6 +29,7 @@ def list_ended(tx: ReadTx, since: datetime, limit: int = MOST_ATTEMPTS) -> list[
             func.coalesce(devices.c.kind, "cuda").label("kind"),
             attempts.c.device_type,
             attempts.c.reserved_bytes,
+            attempts.c.more_devices,
             attempts.c.started_at,
             attempts.c.ended_at,
         )

@@ -25,6 +25,7 @@ def append_entry(tx: WriteTx, entry: LedgerEntry) -> None:
         interval=entry.interval,
         job_id=entry.job_id,
         team_id=entry.team_id,
+        device_id=entry.device_id,
         device_type=entry.device_type,
         started_at=entry.started_at,
         ended_at=entry.ended_at,
@@ -161,4 +162,5 @@ def read_entry(row: RowMapping) -> LedgerEntry:
         amount_usd_micros=row["amount_usd_micros"],
         billed=row["billed"],
         created_at=row["created_at"],
+        device_id=row["device_id"],
     )

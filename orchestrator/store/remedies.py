@@ -5,7 +5,7 @@ from sqlalchemy import func, select
 from orchestrator.domain.attempts import Attempt
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.jobs import Job
-from orchestrator.domain.placement import DeviceRoom
+from orchestrator.domain.placement import DeviceRoom, find_together
 from orchestrator.domain.remedies import ShortJob
 from orchestrator.store.devices import list_devices
 from orchestrator.store.session import ReadTx
@@ -33,7 +33,7 @@ def read_short_job(tx: ReadTx, attempt: Attempt, job: Job) -> ShortJob | None:
         plan=job.plan,
         spec=job.spec,
         footprints=job.footprints or {},
-        rooms=rooms,
+        rooms=find_together(rooms, job.plan.devices),
         attempt_number=attempt.number,
         kind=device.kind,
         reserved_bytes=attempt.reserved_bytes,

@@ -7,7 +7,7 @@ control plane ran, is in no spell.
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import RowMapping, and_, func, or_, select, update
 
 from orchestrator.domain.idle import Held, Spell
 from orchestrator.domain.usage_sums import Period
@@ -77,20 +77,31 @@ def list_held(tx: ReadTx, period: Period, *, limit: int) -> list[Held]:
         attempts.c.released_at,
         attempts.c.rate_reserved_bytes,
         attempts.c.rate_device_bytes,
+        attempts.c.more_devices,
     ).limit(limit)
     if period.since is not None:
         query = query.where(or_(attempts.c.released_at.is_(None), attempts.c.released_at > period.since))
     if period.until is not None:
         query = query.where(attempts.c.created_at < period.until)
+    return [held for row in tx.rows(query) for held in _held(row)]
+
+
+def _held(row: RowMapping) -> list[Held]:
+    """Of one attempt, on each of its devices."""
+    first = (row["device_id"], row["rate_reserved_bytes"], row["rate_device_bytes"])
+    more = [
+        (device["device_id"], device["rate"]["reserved_bytes"], device["rate"]["device_bytes"])
+        for device in row["more_devices"] or ()
+    ]
     return [
         Held(
-            device_id=row["device_id"],
+            device_id=device_id,
             since_at=row["created_at"],
             until_at=row["released_at"],
-            reserved_bytes=row["rate_reserved_bytes"],
-            device_bytes=row["rate_device_bytes"],
+            reserved_bytes=reserved_bytes,
+            device_bytes=device_bytes,
         )
-        for row in tx.rows(query)
+        for device_id, reserved_bytes, device_bytes in (first, *more)
     ]
 
 

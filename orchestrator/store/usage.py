@@ -30,7 +30,7 @@ _USE: ColumnElement[str] = case(
 _COLUMNS: dict[Dimension, ColumnElement[Any]] = {
     Dimension.TEAM: _ENTRIES.team_id,
     Dimension.USER: jobs.c.created_by,
-    Dimension.DEVICE: attempts.c.device_id,
+    Dimension.DEVICE: func.coalesce(_ENTRIES.device_id, attempts.c.device_id),
     Dimension.DEVICE_TYPE: _ENTRIES.device_type,
     Dimension.MODEL: jobs.c.model_name,
 }

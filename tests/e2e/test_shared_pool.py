@@ -1,9 +1,7 @@
 """Three teams share a real Ray cluster of three nodes with devices of different sizes: packing, reclaim, classes, a
 budget, a drain and the loss of a node. Afterwards the rows are checked: see `tests.support.pool_audit`."""
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ import pytest
 from api.client import Tunepool
 from api.client.results import Job
 from orchestrator.store import devices
-from orchestrator.wiring import build_control_plane
 from tests.e2e.jobs import MODEL, make_spec, write_rows
 from tests.support.clusters import Cluster, cpu_device, run_cluster
+from tests.support.planes import read_job_mebibytes, run_plane
 from tests.support.pool_audit import find_faults, read_history
 from tests.support.servers import ApiServer, run_server
 from tests.support.stack import wait_final, wait_for, wait_step
@@ -53,21 +51,6 @@ class SharedPool:
         return {d.node: [use.job_id or "" for use in d.uses if not use.draining] for d in self.admin.pool.get().devices}
 
 
-@contextmanager
-def _run_plane(server: ApiServer, cluster: Cluster) -> Iterator[None]:
-    launcher = cluster.launcher(worker_command=None, stop_grace_seconds=20.0)
-    plane = build_control_plane(server.settings, server.services, launcher)
-    stop = threading.Event()
-    thread = threading.Thread(target=plane.run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not plane.health.programming_errors, plane.health.snapshot()
-
-
 @pytest.fixture
 def pool(storage_server: StorageServer, sqlite_url: str, tmp_path: Path, tiny_model: Path) -> Iterator[SharedPool]:
     settings = {
@@ -81,13 +64,13 @@ def pool(storage_server: StorageServer, sqlite_url: str, tmp_path: Path, tiny_mo
     with run_server(storage_server, sqlite_url, tmp_path / "data", **settings) as server:
         server.services.models.add(server.admin, MODEL, str(tiny_model))
         admin = Tunepool(server.url, server.admin_key)
-        mebibytes = _job_mebibytes(admin)
+        mebibytes = read_job_mebibytes(admin)
         declared = [[cpu_device(name, mebibytes=jobs * mebibytes + 8)] for name, jobs in NODES.items()]
         clients = {}
         for team in ("red", "green", "blue"):
             server.make_team(team)
             clients[team] = Tunepool(server.url, server.make_key(team=team))
-        with run_cluster(*declared) as cluster, _run_plane(server, cluster):
+        with run_cluster(*declared) as cluster, run_plane(server, cluster):
             pool = SharedPool(server=server, cluster=cluster, clients=clients, admin=admin)
             rows = write_rows(tmp_path / "train.jsonl")
             pool.file_ids = {team: client.files.create(rows).id for team, client in clients.items()}
@@ -95,14 +78,6 @@ def pool(storage_server: StorageServer, sqlite_url: str, tmp_path: Path, tiny_mo
             yield pool
         for client in (admin, *clients.values()):
             client.close()
-
-
-def _job_mebibytes(admin: Tunepool) -> int:
-    """What one job of the burst reserves, rounded up."""
-    spec = make_spec(admin, "", steps=1)
-    del spec["training_file"]
-    found = admin.estimates.create(**spec, rows=24, tokens=24 * 40, longest_row_tokens=64)
-    return -(-int(found.model_dump()["memory"]["cpu"]["total_bytes"]) // 2**20)
 
 
 def test_a_burst_of_three_teams_leaves_sound_rows(pool: SharedPool) -> None:

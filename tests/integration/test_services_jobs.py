@@ -153,6 +153,27 @@ def test_a_job_that_no_device_could_hold_is_refused(world: World) -> None:
         world.submit(resources={"device_type": "nvidia-h100"})
 
 
+def test_a_job_of_more_devices_than_a_node_has_is_refused_with_the_nearest_count(world: World) -> None:
+    declared = [
+        DeclaredDevice(
+            device_id=f"{node}/cpu:{index}",
+            node_name=node,
+            device_type="cpu",
+            kind="cpu",
+            index=index,
+            total_bytes=64 * 2**30,
+        )
+        for node, count in (("a", 2), ("b", 1))
+        for index in range(count)
+    ]
+    with world.store.write() as tx:
+        devices.record_devices(tx, declared)
+    with pytest.raises(CannotFitError, match=r"no node has 3 devices .* nearest is resources\.count 2") as caught:
+        world.submit(resources={"count": 3})
+    assert caught.value.param == "resources.count"
+    assert world.submit(resources={"count": 2}).spec.resources.count == 2
+
+
 def test_a_job_is_refused_by_what_placement_would_reserve(world: World) -> None:
     """The device holds what is predicted and not what such jobs took; of other lengths nothing is known."""
     fixed = {"max_seq_length": 64}

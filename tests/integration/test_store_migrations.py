@@ -79,7 +79,7 @@ def test_migrated_schema_is_what_the_tables_say(connection: Connection) -> None:
 
 
 def test_every_revision_goes_down_again(connection: Connection) -> None:
-    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009"):
+    for revision in ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"):
         run(connection, command.upgrade, revision)
     run(connection, command.downgrade, "0001")
     with connection.begin():

@@ -70,10 +70,14 @@ def make_spec(
     lease_seconds: int = 120,
     reserved_bytes: int = 64 * MIB,
     device_id: str = "node-a/cpu:0",
+    devices: int = 1,
 ) -> AttemptSpec:
-    """An attempt of its own whose process runs `steps` of the stub."""
+    """An attempt of its own whose processes, one for each device, run `steps` of the stub."""
     attempt_id = new_attempt_id()
     file = RemoteFile(name="rows.jsonl", url=FILE_URL, size_bytes=1, sha256="")
+    grant = DeviceGrant(
+        device_id=device_id, kind="cpu", index=0, device_bytes=1024 * MIB, reserved_bytes=reserved_bytes
+    )
     return AttemptSpec(
         job_id="ftjob-1",
         attempt_id=attempt_id,
@@ -83,8 +87,9 @@ def make_spec(
         training_file=file,
         validation_file=None,
         resume_from=None,
-        device=DeviceGrant(
-            device_id=device_id, kind="cpu", index=0, device_bytes=1024 * MIB, reserved_bytes=reserved_bytes
+        device=grant,
+        more_devices=tuple(
+            grant.model_copy(update={"device_id": f"node-a/cpu:{index}", "index": index}) for index in range(1, devices)
         ),
         upload=make_grant(),
         lease_seconds=lease_seconds,

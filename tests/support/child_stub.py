@@ -16,6 +16,7 @@ TUNEPOOL_STUB is a JSON list of steps, run in order:
     {"environment": "FILE"}        write the environment that it was given
     {"eat": bytes}                 hold that much memory
     {"exit": code}                 end like this         {"kill": true}           end by SIGKILL
+    {"rank": [n, {...}]}           that step, only in the process of this rank
 """
 
 import ctypes
@@ -135,6 +136,13 @@ def do_eat(size: int) -> None:
 
 def do_exit(code: int) -> None:
     os._exit(code)
+
+
+def do_rank(order: tuple[int, dict[str, Any]]) -> None:
+    rank, step = order
+    if os.environ.get("RANK") == str(rank):
+        (name, value), *_ = step.items()
+        globals()[f"do_{name}"](value)
 
 
 def do_kill(_: bool) -> None:

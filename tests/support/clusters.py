@@ -236,8 +236,8 @@ def _declaration(device: DeclaredDevice) -> tuple[dict[str, int], dict[str, str]
     return resources, dict(pair.split("=", 1) for pair in labels.split(","))
 
 
-def cpu_device(node_name: str, *, mebibytes: int = 1024) -> DeclaredDevice:
-    return declare_device(node_name, kind="cpu", index=0, device_type="cpu", usable_bytes=mebibytes * MIB)
+def cpu_device(node_name: str, *, mebibytes: int = 1024, index: int = 0) -> DeclaredDevice:
+    return declare_device(node_name, kind="cpu", index=index, device_type="cpu", usable_bytes=mebibytes * MIB)
 
 
 def _free_port() -> int:

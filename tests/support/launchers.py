@@ -36,13 +36,15 @@ AnyReport = LogLine | Metric | Progress | Phase | CheckpointStored | Peak | Succ
 GIB = 2**30
 
 
-def cpu_device(node: str = "node-a", *, total_bytes: int = 8 * GIB, device_type: str = "cpu") -> DeclaredDevice:
+def cpu_device(
+    node: str = "node-a", *, total_bytes: int = 8 * GIB, device_type: str = "cpu", index: int = 0
+) -> DeclaredDevice:
     return DeclaredDevice(
-        device_id=f"{node}/cpu:0",
+        device_id=f"{node}/cpu:{index}",
         node_name=node,
         device_type=device_type,
         kind="cpu",
-        index=0,
+        index=index,
         total_bytes=total_bytes,
     )
 

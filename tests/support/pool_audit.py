@@ -47,6 +47,7 @@ def find_faults(history: History) -> list[str]:
     """One sentence for each thing that must not be; empty when all is well."""
     return [
         *_overcommitted(history),
+        *_partial_gangs(history),
         *_side_by_side(history.attempts),
         *_wrong_bills(history),
         *_unexplained(history),
@@ -61,14 +62,25 @@ def _overcommitted(history: History) -> Iterator[str]:
         if attempt.released_at is None:
             yield f"{attempt.attempt_id} never gave {attempt.device_id} back"
             continue
-        moves[attempt.device_id].append((attempt.created_at, attempt.reserved_bytes))
-        moves[attempt.device_id].append((attempt.released_at, -attempt.reserved_bytes))
+        for held in attempt.devices:
+            moves[held.device_id].append((attempt.created_at, held.reserved_bytes))
+            moves[held.device_id].append((attempt.released_at, -held.reserved_bytes))
     for device_id, found in moves.items():
         held = 0
         for at, change in sorted(found, key=lambda move: (move[0], move[1])):
             held += change
             if held > history.capacity[device_id]:
                 yield f"{device_id} held {held} of {history.capacity[device_id]} bytes at {at}"
+
+
+def _partial_gangs(history: History) -> Iterator[str]:
+    """An attempt has as many devices as its job asked for, each once, all of its node."""
+    asked = {job.job_id: job.spec.resources.count for job in history.jobs}
+    for attempt in history.attempts:
+        held = {device.device_id for device in attempt.devices}
+        if len(held) != asked[attempt.job_id] or any(not name.startswith(f"{attempt.node_name}/") for name in held):
+            wanted = f"{asked[attempt.job_id]} devices of {attempt.node_name}"
+            yield f"{attempt.attempt_id} held {sorted(held)} and not {wanted}"
 
 
 def _side_by_side(found: Sequence[Attempt]) -> Iterator[str]:
@@ -94,8 +106,9 @@ def _wrong_bills(history: History) -> Iterator[str]:
             continue
         covered = sum((entry.ended_at - entry.started_at for entry in entries), timedelta())
         assert attempt.ended_at is not None
-        if covered != attempt.ended_at - attempt.started_at:
-            yield f"the bill of {attempt.attempt_id} covers {covered} of {attempt.ended_at - attempt.started_at}"
+        ran = (attempt.ended_at - attempt.started_at) * len(attempt.devices)
+        if covered != ran:
+            yield f"the bill of {attempt.attempt_id} covers {covered} of {ran}"
 
 
 def _unexplained(history: History) -> Iterator[str]:

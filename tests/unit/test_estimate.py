@@ -215,3 +215,11 @@ def test_plans_that_need_cuda_have_no_footprint_on_cpu() -> None:
 def test_a_tiny_model_costs_little_more_than_the_process() -> None:
     estimate = estimate_memory(make_plan(max_seq_tokens=64, lora_r=8), TINY_3M, "cpu")
     assert estimate.breakdown["runtime"] > 0.6 * estimate.total_bytes
+
+
+def test_several_devices_exchange_gradients_through_buckets_as_large() -> None:
+    alone, pair = terms(), terms(devices=2)
+    assert pair["gradients"] == 2 * alone["gradients"]
+    assert {name: size for name, size in pair.items() if name not in {"gradients", "margin"}} == {
+        name: size for name, size in alone.items() if name not in {"gradients", "margin"}
+    }

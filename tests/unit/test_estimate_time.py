@@ -167,3 +167,16 @@ def test_what_was_measured_corrects_its_term_and_narrows_the_range() -> None:
     assert plain.seconds - only.seconds == pytest.approx(plain.breakdown["start"] / 2)
     assert plain.breakdown["start"] == pytest.approx(LAUNCH_SECONDS + CPU_SPEED.start_seconds, abs=0.1)
     assert only.runs == 0, "nothing is known of the steps"
+
+
+def test_gpus_work_side_by_side_and_cpu_devices_share_their_cores() -> None:
+    plans = [make_plan(devices=count, batch_rows=4 * count) for count in (1, 2)]
+    for speed, times in ((find_speed("cuda"), 2), (CPU_SPEED, 1)):
+        alone, pair = (
+            estimate_time(plan, SMOLLM2_135M, training=report(rows=200, total_tokens=20_000), speed=speed)
+            for plan in plans
+        )
+        assert alone.steps == 2 * pair.steps
+        computing = [found.breakdown["training"] - found.steps * STEP_SECONDS for found in (alone, pair)]
+        step = computing[0] / 51
+        assert computing[1] == pytest.approx((50 / times + 1) * step)

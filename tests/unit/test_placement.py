@@ -8,6 +8,7 @@ from orchestrator.domain.placement import (
     WaitingJob,
     choose_device,
     could_ever_fit,
+    count_together,
     fits,
 )
 
@@ -62,3 +63,16 @@ def test_a_job_goes_only_to_its_type_and_to_kinds_that_it_has_a_size_for() -> No
 def test_fit_is_to_the_byte() -> None:
     assert fits(room("a", 24), job("x", 24), 24)
     assert not fits(room("a", 24), job("x", 25), 24)
+
+
+def test_a_gang_needs_its_devices_on_one_node_and_of_one_type() -> None:
+    pair = job("x", 10, count=2)
+    apart = [room("a/cuda:0", 24), room("b/cuda:0", 24)]
+    mixed = [room("a/cuda:0", 24), room("a/cuda:1", 24, device_type="other")]
+    assert not could_ever_fit(apart, pair)
+    assert not could_ever_fit(mixed, pair)
+    together = [*apart, room("b/cuda:1", 24, 9)]
+    assert could_ever_fit(together, pair)
+    assert place(together, pair) is None
+    assert place([*together, room("b/cuda:2", 24)], pair) == "b/cuda:0"
+    assert count_together(together, job("x", 10, count=3)) == 2

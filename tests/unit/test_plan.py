@@ -133,3 +133,38 @@ def test_steps_of_a_run() -> None:
     plan = make_plan(micro_batch_rows=4, accumulation_steps=2, epochs=3)
     assert [plan.total_steps(rows) for rows in (1, 8, 9, 16)] == [3, 3, 6, 6]
     assert plan.model_copy(update={"max_steps": 4}).total_steps(100) == 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "accumulation", "devices", "expected"),
+    [
+        ("auto", "auto", "auto", 2, (8, 4, 1)),
+        ("auto", "auto", "auto", 4, (8, 2, 1)),
+        ("auto", "auto", "auto", 16, (16, 1, 1)),
+        ("auto", 2, 3, 4, (24, 2, 3)),
+        (12, "auto", "auto", 2, (12, 3, 2)),
+        (12, 2, "auto", 2, (12, 2, 3)),
+        (12, "auto", 3, 2, (12, 2, 3)),
+        (12, 3, 2, 2, (12, 3, 2)),
+    ],
+)
+def test_several_devices_share_the_batch(
+    batch: Any, micro: Any, accumulation: Any, devices: int, expected: tuple[int, ...]
+) -> None:
+    parts = {"micro_batch_size": micro, "gradient_accumulation": accumulation}
+    plan = resolve(batch_size=batch, training=parts, resources={"count": devices})
+    assert (plan.batch_rows, plan.micro_batch_rows, plan.accumulation_steps) == expected
+    assert plan.devices == devices
+    smaller = plan.halve_micro_batch()
+    if smaller is not None:
+        assert smaller.batch_rows == smaller.micro_batch_rows * smaller.accumulation_steps * devices == plan.batch_rows
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InvalidRequestError, match="the nearest that can: 8 and 12") as caught:
+        resolve(batch_size=10, resources={"count": 4})
+    assert caught.value.param == "method.supervised.hyperparameters.batch_size"
+    with pytest.raises(InvalidRequestError, match=r"the nearest that can: 4$"):
+        resolve(batch_size=3, resources={"count": 4})
+    with pytest.raises(InvalidRequestError, match="does not divide batch_size 12, which is 2 devices' together"):
+        resolve(batch_size=12, training={"micro_batch_size": 4}, resources={"count": 2})

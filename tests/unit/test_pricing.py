@@ -1,10 +1,11 @@
 """Money: exact amounts, where an attempt's bill is cut, and how long a budget lasts."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from orchestrator.domain.pricing import Interval, Rate, split_attempt
+from orchestrator.domain.pricing import GangRate, Interval, Rate, split_attempt
 
 GIB = 2**30
 START = datetime(2026, 11, 23, tzinfo=UTC)
@@ -81,3 +82,23 @@ def test_an_end_before_the_start_bills_no_time() -> None:
     (nothing,) = split_attempt(at(0), at(-5), kept_until=None, platform_fault=False)
     assert nothing.ended_at - nothing.started_at == timedelta(0)
     assert split_attempt(at(0), at(-5), kept_until=None, platform_fault=True) == ()
+
+
+def test_several_devices_cost_the_sum_of_what_each_is_billed() -> None:
+    third = Rate(price_usd_micros_per_hour=1_000_000, reserved_bytes=1, device_bytes=3)
+    half = Rate(price_usd_micros_per_hour=3_600_000, reserved_bytes=1, device_bytes=2)
+    both = GangRate((third, half))
+    second = timedelta(seconds=1)
+    assert both.amount_usd_micros(second) == third.amount_usd_micros(second) + half.amount_usd_micros(second) == 593
+    assert GangRate((half,)).seconds_within(1_000_000) == half.seconds_within(1_000_000)
+    assert GangRate((replace(half, price_usd_micros_per_hour=0),) * 2).seconds_within(5) is None
+
+
+@pytest.mark.parametrize("amount", [0, 1, 2, 100, 12_345, 1_000_000])
+@pytest.mark.parametrize("devices", [1, 2, 3, 16])
+def test_a_budget_is_never_overspent_by_several_devices(amount: int, devices: int) -> None:
+    rate = GangRate((Rate(price_usd_micros_per_hour=1_000_000, reserved_bytes=5, device_bytes=7),) * devices)
+    seconds = rate.seconds_within(amount)
+    assert seconds is not None
+    assert rate.amount_usd_micros(timedelta(seconds=seconds)) <= amount
+    assert rate.amount_usd_micros(timedelta(seconds=seconds + 2)) > amount - devices

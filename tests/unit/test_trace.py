@@ -41,6 +41,7 @@ OTHERS: dict[str, Any] = {
     "quantization": "nf4",
     "double_quant": False,
     "compute_dtype": "float32",
+    "devices": 2,
 }
 """Another value for each field that has one."""
 

@@ -62,7 +62,7 @@ def load_base_model(folder: Path, plan: TrainingPlan, device: DeviceGrant) -> Pr
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=compute_dtype(plan),
-                device_map={"": "cuda:0" if device.kind == "cuda" else "cpu"},
+                device_map={"": f"cuda:{torch.cuda.current_device()}" if device.kind == "cuda" else "cpu"},
                 quantization_config=_quantization(plan),
                 use_safetensors=True,
                 trust_remote_code=False,

@@ -37,6 +37,7 @@ from workers.builders.optimizer import optimizer_arguments
 from workers.checkpoints import Restored, fetch_checkpoint, save_adapter
 from workers.context import Context, raise_if_stopped
 from workers.failures import StopRequested
+from workers.gang import SILENCE_SECONDS, count_ranks, get_rank, sum_over_ranks
 from workers.malloc import trim_after_layers
 from workers.models import resolve_model
 from workers.recipes.probe import WorstBatchProbe
@@ -74,7 +75,8 @@ def run(
 ) -> Succeeded | Stopped:
     """Train one attempt to its end. `started_at` is the process's start by `clock`, which counts seconds.
 
-    Returns how it ended; whatever goes wrong is raised, and `workers.failures` says what it means.
+    Returns how it ended; what a rank that follows another one returns means nothing. Whatever goes wrong is raised, and
+    `workers.failures` says what it means.
     """
     limit = RunLimit(spec, started_at=started_at, clock=clock)
     first_step = spec.resume_from.step if spec.resume_from else 0
@@ -114,6 +116,8 @@ def run(
         saver.abandon()
         raise
     saver.abandon()
+    if get_rank() > 0:
+        return Stopped(reason="shutdown", step=trainer.state.global_step)
     return publish(spec, context, data, model=model, steps=steps, last_step=trainer.state.global_step)
 
 
@@ -194,12 +198,17 @@ class CountingTrainer(SFTTrainer):
         if found is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         self.hits = (self.hits[0] + found.correct, self.hits[1] + found.count)
-        return found.summed / (found.count if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return found.summed / found.count
+        # Of the micro-batches of all ranks, whose gradients are then averaged.
+        return found.summed * count_ranks() / num_items_in_batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.hits[1] and ("loss" in logs or "eval_loss" in logs):
-            name = "mean_token_accuracy" if "loss" in logs else "eval_mean_token_accuracy"
-            logs[name] = self.hits[0] / self.hits[1]
+        if self.direct and ("loss" in logs or "eval_loss" in logs):
+            correct, count = sum_over_ranks(self.hits)
+            if count:
+                name = "mean_token_accuracy" if "loss" in logs else "eval_mean_token_accuracy"
+                logs[name] = correct / count
             self.hits = (0, 0)
         super().log(logs, start_time)
 
@@ -235,6 +244,8 @@ def build_trainer(
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to="none",
+        ddp_find_unused_parameters=False,  # every part of an adapter takes part in every step
+        ddp_timeout=SILENCE_SECONDS,
         disable_tqdm=True,
         **optimizer_arguments(plan, device.kind),
         **precision_arguments(plan),

@@ -21,6 +21,7 @@ from workers.builders.rows import IGNORED_LABEL
 from workers.checkpoints import Progressed, RandomStates, Restored
 from workers.context import Context
 from workers.failures import DivergedError, StopRequested
+from workers.gang import seed_step, sum_over_ranks
 from workers.memory import read_peak
 from workers.recipes.saving import CheckpointSaver
 
@@ -48,22 +49,25 @@ class RunLimit:
 
 @dataclass
 class TokenMeter:
-    """Counts what the model is shown. `trained` are the tokens with loss, over the whole run and earlier attempts;
-    `seen` are all tokens but padding, since the last reading. Tensors while on a GPU, so that nothing waits."""
+    """Counts what the model is shown, by all ranks. `trained` are the tokens with loss up to the last reading, over the
+    whole run and earlier attempts; `fresh` are those since then on this rank, and `seen` all but padding. Tensors while
+    on a GPU, so that nothing waits."""
 
-    trained: int | torch.Tensor = 0
+    trained: int = 0
+    fresh: int | torch.Tensor = 0
     seen: int | torch.Tensor = 0
 
     def count(self, inputs: dict[str, Any]) -> None:
-        self.trained = self.trained + (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
+        self.fresh = self.fresh + (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
         mask = inputs.get("attention_mask")
         self.seen = self.seen + (inputs["input_ids"].numel() if mask is None else mask.sum())
 
     def read(self) -> tuple[int, int]:
-        """(trained so far, seen since the last reading)."""
-        trained, seen = int(self.trained), int(self.seen)
-        self.seen = 0
-        return trained, seen
+        """(trained so far, seen since the last reading). All ranks have to read after the same step."""
+        fresh, seen = sum_over_ranks([int(self.fresh), int(self.seen)])
+        self.trained += fresh
+        self.fresh = self.seen = 0
+        return self.trained, seen
 
 
 class StepCallback(TrainerCallback):
@@ -82,9 +86,7 @@ class StepCallback(TrainerCallback):
     ) -> None:
         self._spec, self._context, self._saver, self._limit = spec, context, saver, limit
         self._meter, self._restored, self._evaluates = meter, restored, evaluates
-        self._progressed = Progressed(
-            random=RandomStates.capture(), trained_tokens=int(meter.trained), evaluation_due=False
-        )
+        self._progressed = Progressed(random=RandomStates.capture(), trained_tokens=meter.trained, evaluation_due=False)
         self._save_after_evaluation = False
         self._step_started_at = self._checked_at = time.monotonic()
         self._step_seconds = self._longest_gap_seconds = 0.0
@@ -104,7 +106,7 @@ class StepCallback(TrainerCallback):
             self._restored.load_into(**self._parts)
             random_states = self._restored.random_states()
         self._progressed = replace(
-            self._progressed, random=random_states, trained_tokens=int(self._meter.trained), evaluation_due=False
+            self._progressed, random=random_states, trained_tokens=self._meter.trained, evaluation_due=False
         )
         self._context.report(Phase(phase="evaluating" if args.eval_on_start else "training"))
         self._progressed = replace(self._progressed, evaluation_due=bool(args.eval_on_start))
@@ -126,6 +128,7 @@ class StepCallback(TrainerCallback):
         if self._restored is not None:
             self._progressed.random.restore()
             self._restored = None
+        seed_step(self._spec.plan.seed, state.global_step)
         self._stop_if_asked()
         self._step_started_at = time.monotonic()
 

@@ -10,7 +10,7 @@ from orchestrator.domain.jobs import Job
 from orchestrator.domain.pace import estimate_finish
 from orchestrator.domain.placement import DeviceKind
 from orchestrator.domain.pool import Device, DeviceUse, Node
-from orchestrator.domain.pricing import Rate
+from orchestrator.domain.pricing import GangRate, Rate
 from orchestrator.domain.scheduling.facts import (
     WHOLE_DEVICE_MICROS,
     Footprint,
@@ -161,7 +161,7 @@ def view_running(job: Job, attempt: Attempt, *, saved_at: datetime | None, attai
         team_id=job.team_id,
         user_id=job.created_by,
         priority_class=attempt.runs_as or job.spec.priority_class,
-        holds=(Hold(device_id=attempt.device_id, bytes=attempt.reserved_bytes),),
+        holds=tuple(Hold(device_id=device.device_id, bytes=device.reserved_bytes) for device in attempt.devices),
         started_at=started.timestamp(),
         expected_end_at=_expect_end(job, attempt, started).timestamp(),
         saved_at=(saved_at or started).timestamp(),
@@ -240,6 +240,6 @@ def _costs(job: Job, footprints: Mapping[str, int], seconds: Mapping[str, float]
         )
         left = timedelta(seconds=seconds.get(kind, UNKNOWN_SECONDS) * _left(job))
         limit = job.spec.max_cost_usd_micros
-        cost = rate.amount_usd_micros(left)
+        cost = GangRate((rate,) * job.spec.resources.count).amount_usd_micros(left)
         costs[device_type] = cost if limit is None else min(cost, limit)
     return costs
