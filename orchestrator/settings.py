@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     turns_hours: tuple[float, ...] = ()
     """Levels of what a job has had, in device-hours, such as [1, 8]: among teams that borrow, jobs below a level go
     before those above it and may take their place. Empty for no turns."""
+    turns_spare_larger: bool = False
+    """With turns, stop nobody for a job that counts for less than he does: for pools of devices of many sizes."""
     moves: bool = True
     """Move smaller jobs to other devices out of the way of a large one that has waited long."""
     pin_after_seconds: int = Field(default=600, ge=1)

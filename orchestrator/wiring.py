@@ -218,6 +218,7 @@ def read_rules(settings: Settings) -> Rules:
         preemption=settings.preemption,
         borrower_fairness=settings.borrower_fairness,
         turns_hours=settings.turns_hours,
+        turns_spare_larger=settings.turns_spare_larger,
         moves=settings.moves,
         pin_after_seconds=settings.pin_after_seconds,
         least_run_seconds=settings.least_run_seconds,

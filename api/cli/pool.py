@@ -164,7 +164,9 @@ def _say_rules(rules: PoolRules) -> str:
     turns = " and ".join(f"{hours:g}" for hours in rules.turns_hours)
     said = ["guarantees and classes may stop jobs"]
     said += ["so may teams that borrow less"] if rules.borrower_fairness else []
-    said += [f"borrowers take turns, after {turns} device-hours"] if turns else []
+    spared = ", but not from a larger job" if rules.turns_spare_larger else ""
+    said += [f"borrowers take turns, after {turns} device-hours{spared}"] if turns else []
+    said += ["smaller jobs move out of a long waiter's way"] if rules.moves else []
     return f"rules: {'; '.join(said)}"
 
 

@@ -63,6 +63,8 @@ class PoolRules(Result):
     preemption: bool
     borrower_fairness: bool
     turns_hours: tuple[float, ...]
+    turns_spare_larger: bool = False
+    moves: bool = False
     pin_after_seconds: int
     least_run_seconds: int
 

@@ -153,6 +153,9 @@ class RulesOut(Wire):
     borrower_fairness: bool
     turns_hours: list[float]
     """Device-hours after which a job that borrows has had its turn; empty without turns."""
+    turns_spare_larger: bool
+    moves: bool
+    """Whether smaller jobs move to other devices out of the way of a large one."""
     pin_after_seconds: int
     least_run_seconds: int
 
@@ -163,6 +166,8 @@ class RulesOut(Wire):
             preemption=rules.preemption,
             borrower_fairness=rules.borrower_fairness,
             turns_hours=list(rules.turns_hours),
+            turns_spare_larger=rules.turns_spare_larger,
+            moves=rules.moves,
             pin_after_seconds=round(rules.pin_after_seconds),
             least_run_seconds=round(rules.least_run_seconds),
         )

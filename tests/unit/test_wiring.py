@@ -81,6 +81,9 @@ def test_turns_are_a_setting_whose_levels_ascend(tmp_path: Path, monkeypatch: py
     assert wiring.read_rules(_settings(tmp_path)).turns_hours == ()
     monkeypatch.setenv("TUNEPOOL_TURNS_HOURS", "[1, 8]")
     assert wiring.read_rules(_settings(tmp_path)).turns_hours == (1.0, 8.0)
+    assert not wiring.read_rules(_settings(tmp_path)).turns_spare_larger
+    monkeypatch.setenv("TUNEPOOL_TURNS_SPARE_LARGER", "true")
+    assert wiring.read_rules(_settings(tmp_path)).turns_spare_larger
     for wrong in ("[8, 1]", "[0, 1]", "[1, 1]", "[-1]"):
         monkeypatch.setenv("TUNEPOOL_TURNS_HOURS", wrong)
         with pytest.raises(ValueError, match="each higher than the one before"):
