@@ -11,7 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("attempts", sa.Column("more_devices", sa.Text(), nullable=True))
-    op.add_column("ledger_entries", sa.Column("device_id", sa.String(), nullable=True))
+    op.add_column("ledger_entries", sa.Column("device_id", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
