@@ -1,5 +1,6 @@
 """One execution of a job."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,12 +15,16 @@ from orchestrator.domain.states import AttemptState
 
 @dataclass(frozen=True, kw_only=True)
 class HeldDevice:
-    """One device of an attempt, the bytes of it that are reserved, and what these cost."""
+    """One device of an attempt; `rate` has the bytes of it that are reserved, and what these cost."""
 
     device_id: str
     device_type: str
-    reserved_bytes: int
     rate: Rate
+
+
+def rate_of(devices: Iterable[HeldDevice]) -> GangRate:
+    """Of all of them together."""
+    return GangRate(tuple(device.rate for device in devices))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +83,13 @@ class Attempt:
     @property
     def devices(self) -> tuple[HeldDevice, ...]:
         """All of them, in the order of the training processes' ranks."""
-        first = HeldDevice(
-            device_id=self.device_id, device_type=self.device_type, reserved_bytes=self.reserved_bytes, rate=self.rate
-        )
+        first = HeldDevice(device_id=self.device_id, device_type=self.device_type, rate=self.rate)
         return (first, *self.more_devices)
 
     @property
     def whole_rate(self) -> GangRate:
         """Of all devices together."""
-        return GangRate(tuple(device.rate for device in self.devices))
+        return rate_of(self.devices)
 
     @property
     def device_kind(self) -> DeviceKind:

@@ -94,7 +94,8 @@ def name_kind(plan: TrainingPlan, *, base_model: str, family: str, device_type: 
 
 
 def observe_attempt(job: Job, attempt: Attempt, end: AttemptEnd, *, family: str) -> Observation | None:
-    """None when nothing was launched or the job has no plan."""
+    """None when nothing was launched or the job has no plan. Several devices teach nothing of times: that they wait for
+    one another is in no prediction, and is not to be learned for jobs with one."""
     if attempt.started_at is None or attempt.ended_at is None or job.plan is None:
         return None
     pace = attempt.pace or Pace()
@@ -122,7 +123,7 @@ def observe_attempt(job: Job, attempt: Attempt, end: AttemptEnd, *, family: str)
         steps=pace.steps,
         trained_tokens=pace.trained_tokens,
         seen_tokens=round(pace.seen_tokens),
-        predicted_seconds=_predict_done(time, pace),
+        predicted_seconds=_predict_done(time, pace) if job.plan.devices == 1 else {},
         phase_seconds=_phase_seconds(attempt, pace),
         told_seconds=time.get("seconds"),
         run_seconds=(attempt.ended_at - attempt.started_at).total_seconds(),

@@ -60,10 +60,13 @@ def count_together(devices: Iterable[DeviceRoom], job: WaitingJob) -> int:
 
 
 def find_together(devices: Iterable[DeviceRoom], count: int) -> list[DeviceRoom]:
-    """Those of which there are at least `count` of one type on one node."""
+    """Those of which there are at least `count` of one type on one node, as large or larger."""
     found = list(devices)
-    shelves = Counter(device.shelf for device in found)
-    return [device for device in found if shelves[device.shelf] >= count]
+    return [
+        device
+        for device in found
+        if sum(each.shelf == device.shelf and each.total_bytes >= device.total_bytes for each in found) >= count
+    ]
 
 
 def describe_too_few(count: int, together: int) -> str:

@@ -9,7 +9,11 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from orchestrator.domain.errors import TunepoolError
 from orchestrator.domain.ids import new_uuid7_hex
@@ -29,6 +33,7 @@ RESULT_BYTES = 1024 * 1024
 OUTPUT_BYTES = 16 * 1024
 """Of the process's last words."""
 _KILL_SECONDS = 10.0
+Answer = TypeVar("Answer", bound=BaseModel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,14 @@ class Outcome:
     line: bytes
     stderr: bytes
     exit_code: int
+
+
+def read_answer(outcome: Outcome, kind: type[Answer]) -> Answer | None:
+    """What the process answered; None when it did not end well, or said something else."""
+    if outcome.exit_code == 0 and outcome.line:
+        with suppress(ValidationError):
+            return kind.model_validate_json(outcome.line)
+    return None
 
 
 def run_errand(

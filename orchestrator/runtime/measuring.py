@@ -3,11 +3,9 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from pydantic import ValidationError
-
 from orchestrator.domain.errors import ClusterUnavailableError, TunepoolError
 from orchestrator.domain.speed import DeviceSpeed
-from orchestrator.runtime.errand import Errand, run_errand
+from orchestrator.runtime.errand import Errand, read_answer, run_errand
 from orchestrator.runtime.loglines import cut_text, plain_text
 
 TIME_LIMIT_SECONDS = 120.0
@@ -35,10 +33,10 @@ def run_measurement(
     last_words = cut_text(plain_text(outcome.stderr.decode(errors="replace")).strip(), 500)
     if outcome.exit_code == os.EX_TEMPFAIL:
         raise ClusterUnavailableError(f"the device cannot be measured now: {last_words}")
+    speed = read_answer(outcome, DeviceSpeed)
+    if speed is not None:
+        return speed
     if outcome.exit_code == 0 and outcome.line:
-        try:
-            return DeviceSpeed.model_validate_json(outcome.line)
-        except ValidationError:
-            last_words = "its answer cannot be read"
+        last_words = "its answer cannot be read"
     message = f"The process that measures the device ended with {outcome.exit_code}: {last_words}"
     raise TunepoolError(message, code="measurement_failed")

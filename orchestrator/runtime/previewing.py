@@ -1,10 +1,8 @@
 """How does a model see a file? Asked of a worker's process with limits, because the rows are a user's."""
 
-from pydantic import ValidationError
-
 from orchestrator.domain.errors import TunepoolError
 from orchestrator.domain.previews import PreviewResult, PreviewSpec
-from orchestrator.runtime.errand import Errand, run_errand
+from orchestrator.runtime.errand import Errand, read_answer, run_errand
 
 TIME_LIMIT_SECONDS = 60.0
 MEMORY_LIMIT_BYTES = 2 * 1024**3
@@ -22,10 +20,8 @@ def run_preview(spec: PreviewSpec) -> PreviewResult:
         memory_bytes=MEMORY_LIMIT_BYTES,
     )
     outcome = run_errand(errand)
-    if outcome.exit_code == 0 and outcome.line:
-        try:
-            return PreviewResult.model_validate_json(outcome.line)
-        except ValidationError:
-            pass
+    result = read_answer(outcome, PreviewResult)
+    if result is not None:
+        return result
     message = f"The process that renders rows ended with {outcome.exit_code}."
     raise TunepoolError(message, code="preview_crashed")

@@ -55,14 +55,13 @@ class Ranks:
             self._poll.unregister(handle)
         return False
 
-    def find_exit_code(self) -> int | None:
-        """Why it is over, asked before anything is killed. Unless the first one ended well, that is the code of one
-        that a signal ended, because the others fail for missing it; else the first one's, else another's."""
-        codes = [code for child in self.children if (code := _peek_exit(child.pid)) is not None]
-        lead = _peek_exit(self.lead.pid)
-        if lead == 0:
-            return lead
-        return next((code for code in codes if code < 0), lead or next((code for code in codes if code), None))
+    def get_exit_code(self) -> int:
+        """Why it is over, asked when it is and before anything is killed. Unless the first one ended well, that is the
+        code of one that a signal ended, because the others fail for missing it; else the first one's, else another's.
+        """
+        codes = [_peek_exit(child.pid) for child in self.children]
+        failed = [code for code in codes if code]
+        return 0 if codes[0] == 0 else next((code for code in failed if code < 0), failed[0])
 
     def close(self) -> None:
         self._handles.close()

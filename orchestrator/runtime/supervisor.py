@@ -138,7 +138,7 @@ class Supervisor:
             # Nobody would watch them any more.
             assert ranks is not None
             _signal_all(ranks)
-            self._exit_code = ranks.lead.process.wait()
+            self._exit_code, *_ = [child.process.wait() for child in ranks.children]
             raise
         finally:
             self._is_ended.set()
@@ -170,13 +170,13 @@ class Supervisor:
         assert ending is not None
         pumps = [pump for child in ranks.children for pump in _start_pumps(child, recorder)]
         self._wait_for_end(ranks, recorder, ending)
-        exit_code = ranks.find_exit_code()
+        self._exit_code = exit_code = ranks.get_exit_code()
         # Before the children are waited for, so that their process ids still mean their groups. What they left behind
         # would hold their pipes, and their devices.
         _signal_all(ranks)
         kill_attempt_processes(self._spec.attempt_id, timeout_seconds=KILL_SECONDS)
-        codes = [child.process.wait() for child in ranks.children]
-        self._exit_code = exit_code = codes[0] if exit_code is None else exit_code
+        for child in ranks.children:
+            child.process.wait()
         ending.close()
         self._spec_path.unlink(missing_ok=True)
         deadline = time.monotonic() + DRAIN_SECONDS

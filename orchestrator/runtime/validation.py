@@ -7,11 +7,9 @@ process. Nothing of it is left behind.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from orchestrator.domain.errors import TunepoolError
 from orchestrator.domain.protocol import ValidationResult, ValidationSpec
-from orchestrator.runtime.errand import Errand, run_errand
+from orchestrator.runtime.errand import Errand, read_answer, run_errand
 from orchestrator.runtime.loglines import Redactor, cut_text, plain_text
 
 TIME_LIMIT_SECONDS = 600.0
@@ -46,16 +44,13 @@ def run_validation(
         memory_bytes=limits.memory_bytes,
     )
     outcome = run_errand(errand, command=command, environment=environment)
-    return _read_result(outcome.line, outcome.exit_code, last_words=_last_line(outcome.stderr, spec))
-
-
-def _read_result(line: bytes, exit_code: int, *, last_words: str) -> ValidationResult:
-    if exit_code == 0 and line:
-        try:
-            return ValidationResult.model_validate_json(line)
-        except ValidationError:
-            last_words = "its answer cannot be read"
-    message = f"The process that checks files ended with {exit_code}: {last_words or 'it said nothing'}"
+    result = read_answer(outcome, ValidationResult)
+    if result is not None:
+        return result
+    last_words = _last_line(outcome.stderr, spec) or "it said nothing"
+    if outcome.exit_code == 0 and outcome.line:
+        last_words = "its answer cannot be read"
+    message = f"The process that checks files ended with {outcome.exit_code}: {last_words}"
     raise TunepoolError(message, code="validation_crashed")
 
 

@@ -22,7 +22,7 @@ from orchestrator.domain.elastic import (
 from orchestrator.domain.pool import Device
 from orchestrator.runtime.launcher import Launcher
 from orchestrator.scheduler.loop import Loop
-from orchestrator.store import audit, devices, lacks, nodes, spells
+from orchestrator.store import audit, devices, holds, lacks, nodes, spells
 from orchestrator.store.scheduling import read_claims
 from orchestrator.store.session import ReadTx, Store, WriteTx
 
@@ -130,7 +130,7 @@ def read_elastic_pool(tx: ReadTx, idle_seconds: float | None) -> ElasticPool:
 
 def _quiet_since(tx: ReadTx, found: Sequence[Device], look_back: timedelta) -> dict[str, datetime]:
     """The last moment at which a device of the node began to take jobs, or an attempt gave one back."""
-    since, released = spells.list_open_since(tx), spells.list_newest_releases(tx, tx.now() - look_back)
+    since, released = spells.list_open_since(tx), holds.list_newest_releases(tx, tx.now() - look_back)
     quiet: dict[str, datetime] = {}
     for device in found:
         begun = since.get(device.device_id)
@@ -143,7 +143,7 @@ def _quiet_since(tx: ReadTx, found: Sequence[Device], look_back: timedelta) -> d
 def _put_to_rest(tx: WriteTx, node_name: str) -> None:
     """Not if something was started there, or somebody said something else, since it was decided."""
     on_node = {device.device_id for device in devices.list_devices(tx) if device.node_name == node_name}
-    node = next((node for node in nodes.list_nodes(tx) if node.node_name == node_name), None)
+    node = nodes.find_node(tx, node_name)
     is_said = node is not None and node.cordoned_at is not None
     if is_said or any(use.device_id in on_node for use in devices.list_uses(tx)):
         return
@@ -154,7 +154,7 @@ def _put_to_rest(tx: WriteTx, node_name: str) -> None:
 
 def end_rest(tx: WriteTx, node_name: str, *, why: str) -> None:
     """Let a resting node take jobs again; one that an admin has cordoned meanwhile is let be."""
-    node = next((node for node in nodes.list_nodes(tx) if node.node_name == node_name), None)
+    node = nodes.find_node(tx, node_name)
     if node is None or not node.is_resting:
         return
     nodes.record_node(tx, node_name, cordoned=False, automatic=True)

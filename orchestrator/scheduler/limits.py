@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from orchestrator.domain.pricing import GangRate, Rate
+from orchestrator.domain.pricing import GangRate
 
 RESERVE_FRACTION = 10
 """A tenth of the time that the budget buys is kept for stopping and saving, but never more than the grace."""
@@ -42,7 +42,7 @@ class Spent:
 
 def choose_run_limit(
     *,
-    rate: Rate | GangRate,
+    rate: GangRate,
     spent: Spent,
     max_cost_usd_micros: int | None,
     max_runtime_seconds: int | None,
@@ -64,7 +64,7 @@ def latest_billed_at(
     ended_at: datetime,
     *,
     started_at: datetime | None,
-    rate: Rate | GangRate,
+    rate: GangRate,
     spent: Spent,
     max_cost_usd_micros: int | None,
 ) -> datetime:
@@ -75,7 +75,7 @@ def latest_billed_at(
     return ended_at if affordable is None else min(ended_at, started_at + timedelta(seconds=affordable))
 
 
-def _affordable_seconds(rate: Rate | GangRate, spent: Spent, max_cost_usd_micros: int) -> int | None:
+def _affordable_seconds(rate: GangRate, spent: Spent, max_cost_usd_micros: int) -> int | None:
     seconds = rate.seconds_within(max(0, max_cost_usd_micros - spent.billed_usd_micros))
     return None if seconds is None or seconds > LONGEST_SECONDS else seconds
 

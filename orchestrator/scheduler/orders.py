@@ -120,7 +120,7 @@ def _grant_devices(inputs: OrderInputs) -> list[DeviceGrant]:
             kind=device.kind,
             index=device.index,
             device_bytes=device.usable_bytes,
-            reserved_bytes=held.reserved_bytes,
+            reserved_bytes=held.rate.reserved_bytes,
         )
         for device, held in zip(inputs.devices, inputs.attempt.devices, strict=True)
     ]

@@ -149,7 +149,7 @@ class Reap:
             raise ClusterUnavailableError(f"processes of {attempt.attempt_id} still live on {attempt.node_name}")
         with self._store.write() as tx:
             attempts.release_attempt(tx, attempt.attempt_id, attempt.lease_token)
-        log.info("device released", attempt=attempt.attempt_id, device=attempt.device_id)
+        log.info("devices released", attempt=attempt.attempt_id, devices=[each.device_id for each in attempt.devices])
 
     def _prove_gone(self, attempt: Attempt) -> bool:
         with suppress(AttemptGoneError):

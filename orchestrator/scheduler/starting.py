@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from orchestrator.domain.attempts import HeldDevice
+from orchestrator.domain.attempts import HeldDevice, rate_of
 from orchestrator.domain.budgets import WARNING_PERCENT
 from orchestrator.domain.failures import FAILURE_RULES, FailureKind
 from orchestrator.domain.jobs import Alternative, Job, JobError
@@ -49,8 +49,8 @@ class Starter:
         if not _may_start(job) or found is None:
             log.info("a start is out of date", job=start.job_id, devices=[hold.device_id for hold in start.holds])
             return False
-        devices = tuple(_price(tx, device, hold) for device, hold in zip(found, start.holds, strict=True))
-        if self._limit_is_used_up(tx, job, GangRate(tuple(device.rate for device in devices))):
+        devices = _price(tx, found, start.holds)
+        if self._limit_is_used_up(tx, job, rate_of(devices)):
             return True
         if not _hold_money(tx, job, start, devices[0].device_type):
             log.info("the budget does not reach any more", job=start.job_id, team=job.team_id)
@@ -67,7 +67,7 @@ class Starter:
                 device_id=first.device_id,
                 node_name=node_name,
                 device_type=first.device_type,
-                reserved_bytes=first.reserved_bytes,
+                reserved_bytes=first.rate.reserved_bytes,
                 rate=first.rate,
                 more_devices=tuple(more),
                 rate_micros=start.rate_micros,
@@ -80,7 +80,7 @@ class Starter:
             "attempt": attempt.number,
             "device_id": first.device_id,
             "device_ids": [device.device_id for device in devices],
-            "reserved_bytes": first.reserved_bytes,
+            "reserved_bytes": first.rate.reserved_bytes,
             "borrowing": start.is_borrowing,
         }
         jobs.apply_job_transition(
@@ -134,13 +134,17 @@ def _find_room(tx: ReadTx, holds: Sequence[Hold]) -> list[Device] | None:
     return found if len({device.node_name for device in found}) == 1 else None
 
 
-def _price(tx: ReadTx, device: Device, hold: Hold) -> HeldDevice:
-    rate = Rate(
-        price_usd_micros_per_hour=read_price(tx, device.device_type),
-        reserved_bytes=hold.bytes,
-        device_bytes=device.usable_bytes,
+def _price(tx: ReadTx, devices: Sequence[Device], holds: Sequence[Hold]) -> tuple[HeldDevice, ...]:
+    """They are of one type."""
+    price = read_price(tx, devices[0].device_type)
+    return tuple(
+        HeldDevice(
+            device_id=device.device_id,
+            device_type=device.device_type,
+            rate=Rate(price_usd_micros_per_hour=price, reserved_bytes=hold.bytes, device_bytes=device.usable_bytes),
+        )
+        for device, hold in zip(devices, holds, strict=True)
     )
-    return HeldDevice(device_id=device.device_id, device_type=device.device_type, reserved_bytes=hold.bytes, rate=rate)
 
 
 def _hold_money(tx: WriteTx, job: Job, start: Start, device_type: str) -> bool:
@@ -187,7 +191,7 @@ def _estimate_of(estimate: dict[str, Any], chosen: Alternative) -> dict[str, Any
 def _describe(number: int, devices: Sequence[HeldDevice], start: Start) -> str:
     """A device's price is for all of it; the attempt pays for its share, of each."""
     first, rate = devices[0], devices[0].rate
-    hourly = GangRate(tuple(device.rate for device in devices)).amount_usd_micros(timedelta(hours=1)) / 1_000_000
+    hourly = rate_of(devices).amount_usd_micros(timedelta(hours=1)) / 1_000_000
     where = " and ".join(device.device_id for device in devices)
     on_each = " on each" if len(devices) > 1 else ""
     with_what = "" if start.footprint.name == AS_ASKED else f" with {start.footprint.name}"

@@ -1,6 +1,6 @@
 """What jobs cost: the ledger, and what the attempt that still runs has added since."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -90,11 +90,7 @@ class Costs:
         team_id = caller.visible_team_id
         with self.store.read() as tx:
             billed, lost = ledger.sum_for_team(tx, team_id, since=since, until=until)
-            running = sum(
-                running_usd_micros(attempt, tx.now())
-                for attempt in attempts.list_active(tx)
-                if team_id in {None, attempt.team_id} and _began_within(attempt, since, until)
-            )
+            running = sum(usd_micros for _, _, usd_micros in _list_running(tx, team_id, since, until))
         return billed + running, lost
 
     def by_team_and_model(self, caller: Caller, *, since: datetime, until: datetime) -> tuple[Spend, ...]:
@@ -102,11 +98,10 @@ class Costs:
         team_id = caller.visible_team_id
         with self.store.read() as tx:
             sums = ledger.sum_by_team_and_model(tx, team_id, since=since, until=until)
-            for attempt in attempts.list_active(tx):
-                if team_id in {None, attempt.team_id} and _began_within(attempt, since, until):
-                    key = (attempt.team_id, jobs.get_job(tx, attempt.job_id).model_name)
-                    billed, lost = sums.get(key, (0, 0))
-                    sums[key] = (billed + running_usd_micros(attempt, tx.now()), lost)
+            for attempt, _, usd_micros in _list_running(tx, team_id, since, until):
+                key = (attempt.team_id, jobs.get_job(tx, attempt.job_id).model_name)
+                billed, lost = sums.get(key, (0, 0))
+                sums[key] = (billed + usd_micros, lost)
             names = {team.team_id: team.name for team in teams.list_teams(tx)}
         found = (
             Spend(team_id=team, team_name=names[team], model=model, billed_usd_micros=billed, lost_usd_micros=lost)
@@ -119,11 +114,9 @@ class Costs:
         team_id, until = caller.visible_team_id, since + timedelta(days=days)
         with self.store.read() as tx:
             sums = ledger.sum_by_day(tx, team_id, since=since, until=until)
-            for attempt in attempts.list_active(tx):
-                if team_id in {None, attempt.team_id} and _began_within(attempt, since, until):
-                    assert attempt.started_at is not None
-                    billed, lost = sums.get(attempt.started_at.date(), (0, 0))
-                    sums[attempt.started_at.date()] = (billed + running_usd_micros(attempt, tx.now()), lost)
+            for _, began, usd_micros in _list_running(tx, team_id, since, until):
+                billed, lost = sums.get(began.date(), (0, 0))
+                sums[began.date()] = (billed + usd_micros, lost)
         spans = [since + timedelta(days=number) for number in range(days)]
         found = [sums.get(day.date(), (0, 0)) for day in spans]
         return tuple(
@@ -132,6 +125,13 @@ class Costs:
         )
 
 
-def _began_within(attempt: Attempt, since: datetime | None, until: datetime | None) -> bool:
-    began = attempt.started_at
-    return began is not None and (since is None or began >= since) and (until is None or began < until)
+def _list_running(
+    tx: ReadTx, team_id: str | None, since: datetime | None, until: datetime | None
+) -> Iterator[tuple[Attempt, datetime, int]]:
+    """Attempts of a team, or of the pool for None, that run and began within the period: when, and their cost so
+    far in micro-dollars."""
+    for attempt in attempts.list_active(tx):
+        began = attempt.started_at
+        is_within = began is not None and (since is None or began >= since) and (until is None or began < until)
+        if began is not None and is_within and team_id in {None, attempt.team_id}:
+            yield attempt, began, running_usd_micros(attempt, tx.now())

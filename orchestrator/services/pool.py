@@ -126,18 +126,15 @@ class Pool:
             return tuple(replace(view, claims=claims.get(view.device.device_id, ())) for view in read_pool(tx))
 
     def history(self, caller: Caller, *, hours: int) -> PoolPast:
-        """What held devices in the last hours, the longest ago first; at most MOST_HOLDS that have ended. Whose a hold
-        was, the API shows to the owner and to admins only."""
+        """What held devices in the last hours, the longest ago first; at most MOST_HOLDS attempts that have ended.
+        Whose a hold was, the API shows to the owner and to admins only."""
         with self.store.read() as tx:
             until = tx.now()
             since = until - timedelta(hours=hours)
-            holds = list_holds(tx, since, limit=MOST_HOLDS)
+            holds, complete_since = list_holds(tx, since, limit=MOST_HOLDS)
             names = {team.team_id: team.name for team in teams.list_teams(tx)}
-        past = [hold.until_at for hold in holds if hold.until_at is not None]
-        if len(past) >= MOST_HOLDS:
-            since = min(past)
         shown = sorted(holds, key=lambda hold: (hold.since_at, hold.attempt_id))
-        return PoolPast(since_at=since, until_at=until, holds=tuple(shown), team_names=names)
+        return PoolPast(since_at=complete_since, until_at=until, holds=tuple(shown), team_names=names)
 
     def nodes(self, caller: Caller) -> tuple[Node, ...]:
         """Nodes that an admin, or the pool itself, has said something about."""

@@ -159,10 +159,9 @@ class Teams:
         admin, one's own for others. It begins later where there were more than MOST_HOLDS."""
         with self.store.read() as tx:
             grid = make_grid(tx.now(), days)
-            holds = list_holds(tx, grid.since_at, team_id=caller.visible_team_id, limit=MOST_HOLDS)
-            past = [hold.until_at for hold in holds if hold.until_at is not None]
-            if len(past) == MOST_HOLDS:
-                grid = grid.clip(min(past))
+            holds, complete_since = list_holds(tx, grid.since_at, team_id=caller.visible_team_id, limit=MOST_HOLDS)
+            if complete_since > grid.since_at:
+                grid = grid.clip(complete_since)
             which = AuditQuery(action="team.terms", since=grid.since_at)
             changes = audit.list_entries(tx, team_id=caller.visible_team_id, which=which, limit=MOST_CHANGES)
             found = _visible_teams(tx, caller)

@@ -9,7 +9,7 @@ from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.idle import IDLE_DIMENSIONS, Held, Spell, sum_idle
 from orchestrator.domain.teams import Caller
 from orchestrator.domain.usage_sums import Dimension, LedgerLine, Period, Slice, Usage, sum_up
-from orchestrator.store import keys, spells, teams, usage
+from orchestrator.store import holds, keys, spells, teams, usage
 from orchestrator.store.session import ReadTx, Store
 
 MAX_SLICES = 100_000
@@ -101,7 +101,7 @@ class UsageReader:
 
 def _read_offered(tx: ReadTx, period: Period) -> tuple[list[Spell], list[Held]] | None:
     """None when that would be too much for one answer: then idle time is told for shorter periods only."""
-    offered = spells.list_spells(tx, period, limit=MAX_SLICES + 1), spells.list_held(tx, period, limit=MAX_SLICES + 1)
+    offered = spells.list_spells(tx, period, limit=MAX_SLICES + 1), holds.list_held(tx, period, limit=MAX_SLICES + 1)
     return None if any(len(found) > MAX_SLICES for found in offered) else offered
 
 

@@ -30,6 +30,7 @@ from orchestrator.domain.states import (
 )
 from orchestrator.store.columns import bind_moment
 from orchestrator.store.endings import move_job, record_observation, settle_team, write_bill
+from orchestrator.store.holds import read_devices
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.jobs import jobs
@@ -347,6 +348,7 @@ def _held(attempt_id: str, token: str) -> tuple[ColumnElement[bool], ColumnEleme
 
 
 def _attempt(row: RowMapping) -> Attempt:
+    first, *more = read_devices(row)
     return Attempt(
         attempt_id=row["attempt_id"],
         job_id=row["job_id"],
@@ -358,11 +360,7 @@ def _attempt(row: RowMapping) -> Attempt:
         node_name=row["node_name"],
         device_type=row["device_type"],
         reserved_bytes=row["reserved_bytes"],
-        rate=Rate(
-            price_usd_micros_per_hour=row["price_usd_micros_per_hour"],
-            reserved_bytes=row["rate_reserved_bytes"],
-            device_bytes=row["rate_device_bytes"],
-        ),
+        rate=first.rate,
         lease_owner=row["lease_owner"],
         lease_token=row["lease_token"],
         lease_generation=row["lease_generation"],
@@ -388,9 +386,5 @@ def _attempt(row: RowMapping) -> Attempt:
         preempt_rule=row["preempt_rule"],
         preempted_for=row["preempted_for"],
         grace_ends_at=row["grace_ends_at"],
-        more_devices=_more_devices(row["more_devices"]),
+        more_devices=tuple(more),
     )
-
-
-def _more_devices(stored: list[dict[str, Any]] | None) -> tuple[HeldDevice, ...]:
-    return tuple(HeldDevice(**{**device, "rate": Rate(**device["rate"])}) for device in stored or ())

@@ -8,6 +8,7 @@ from sqlalchemy import RowMapping, select, update
 from orchestrator.domain.pool import Device, DeviceUse
 from orchestrator.domain.speed import DeviceSpeed
 from orchestrator.domain.states import FINAL_ATTEMPT_STATES, AttemptState
+from orchestrator.store.holds import read_devices
 from orchestrator.store.nodes import list_nodes
 from orchestrator.store.session import ReadTx, WriteTx
 from orchestrator.store.spells import record_spells
@@ -75,19 +76,18 @@ def list_uses(tx: ReadTx) -> list[DeviceUse]:
 
 def _uses(row: RowMapping) -> list[DeviceUse]:
     """Of one attempt, on each of its devices."""
-    more = [(device["device_id"], device["reserved_bytes"]) for device in row["more_devices"] or ()]
     return [
         DeviceUse(
-            device_id=device_id,
+            device_id=device.device_id,
             attempt_id=row["attempt_id"],
             job_id=row["job_id"],
             team_id=row["team_id"],
-            reserved_bytes=reserved_bytes,
+            reserved_bytes=device.rate.reserved_bytes,
             peak_device_bytes=row["peak_device_bytes"],
             draining=AttemptState(row["state"]) in FINAL_ATTEMPT_STATES,
             preempted_for=row["preempted_for"],
         )
-        for device_id, reserved_bytes in ((row["device_id"], row["reserved_bytes"]), *more)
+        for device in read_devices(row)
     ]
 
 

@@ -1,7 +1,7 @@
 """Devices that waiting jobs would need beyond those that there are: what the scheduler last said, replaced whole."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 from sqlalchemy import delete, insert, select
 
@@ -22,8 +22,4 @@ def record_lacks(tx: WriteTx, found: Sequence[Lack]) -> None:
         return
     tx.execute(delete(lacks))
     if found:
-        tx.execute(insert(lacks).values([_values(lack) for lack in found]))
-
-
-def _values(lack: Lack) -> dict[str, Any]:
-    return {name: getattr(lack, name) for name in lacks.c.keys()}  # noqa: SIM118 - a collection of columns
+        tx.execute(insert(lacks).values([asdict(lack) for lack in found]))

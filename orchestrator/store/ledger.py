@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 from datetime import date, datetime, timedelta
+from typing import TypeVar
 
-from sqlalchemy import BigInteger, Column, ColumnElement, RowMapping, case, cast, extract, func, select, true
+from sqlalchemy import BigInteger, ColumnElement, RowMapping, and_, case, cast, extract, func, select, true
 
 from orchestrator.domain.attempts import LedgerEntry
 from orchestrator.domain.pricing import Rate
@@ -16,6 +17,7 @@ _BILLED = func.coalesce(func.sum(case((ledger_entries.c.billed, _AMOUNT), else_=
 _TOTAL = func.coalesce(func.sum(_AMOUNT), 0)
 MICROSECONDS_PER_DAY = 86_400_000_000
 _EPOCH = date(1970, 1, 1)
+Key = TypeVar("Key")
 
 
 def append_entry(tx: WriteTx, entry: LedgerEntry) -> None:
@@ -95,14 +97,10 @@ def sum_by_team_and_model(
 
 def sum_by_day(tx: ReadTx, team_id: str | None, *, since: datetime, until: datetime) -> dict[date, tuple[int, int]]:
     """As `sum_for_team`, by the UTC day in which an interval began; a day without any is absent."""
-    query = (
-        select(day_number(tx).label("day"), _BILLED.label("billed"), _TOTAL.label("total"))
-        .where(ledger_entries.c.started_at >= since, ledger_entries.c.started_at < until)
-        .group_by("day")
-    )
+    where = and_(ledger_entries.c.started_at >= since, ledger_entries.c.started_at < until)
     if team_id is not None:
-        query = query.where(ledger_entries.c.team_id == team_id)
-    return {day_of(row["day"]): (int(row["billed"]), int(row["total"]) - int(row["billed"])) for row in tx.rows(query)}
+        where = and_(where, ledger_entries.c.team_id == team_id)
+    return {day_of(number): sums for number, sums in _sums_by(tx, day_number(tx), where).items()}
 
 
 def day_number(tx: ReadTx) -> ColumnElement[int]:
@@ -118,9 +116,9 @@ def day_of(number: int) -> date:
     return _EPOCH + timedelta(days=number)
 
 
-def _sums_by(tx: ReadTx, column: Column[str], where: ColumnElement[bool]) -> dict[str, tuple[int, int]]:
-    query = select(column.label("of"), _BILLED.label("billed"), _TOTAL.label("total")).where(where).group_by(column)
-    return {row["of"]: (int(row["billed"]), int(row["total"]) - int(row["billed"])) for row in tx.rows(query)}
+def _sums_by(tx: ReadTx, key: ColumnElement[Key], where: ColumnElement[bool]) -> dict[Key, tuple[int, int]]:
+    query = select(key.label("key"), _BILLED.label("billed"), _TOTAL.label("total")).where(where).group_by("key")
+    return {row["key"]: (int(row["billed"]), int(row["total"]) - int(row["billed"])) for row in tx.rows(query)}
 
 
 def _sums(

@@ -12,11 +12,17 @@ def list_nodes(tx: ReadTx) -> list[Node]:
     return [_node(row) for row in tx.rows(select(nodes).order_by(nodes.c.node_name))]
 
 
+def find_node(tx: ReadTx, node_name: str) -> Node | None:
+    """None for one that nothing was ever said about."""
+    row = tx.row(select(nodes).where(nodes.c.node_name == node_name))
+    return None if row is None else _node(row)
+
+
 def record_node(
     tx: WriteTx, node_name: str, *, cordoned: bool, draining: bool = False, automatic: bool = False
 ) -> Node:
     """A first moment stays when it is said again. Draining includes the cordon. `automatic` is said by the pool."""
-    now, known = tx.now(), next((n for n in list_nodes(tx) if n.node_name == node_name), None)
+    now, known = tx.now(), find_node(tx, node_name)
     cordoned_at = (known and known.cordoned_at) or now if cordoned or draining else None
     drain_at = (known and known.drain_requested_at) or now if draining else None
     values = {

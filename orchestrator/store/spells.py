@@ -7,13 +7,11 @@ control plane ran, is in no spell.
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import RowMapping, and_, func, or_, select, update
+from sqlalchemy import and_, select, update
 
-from orchestrator.domain.idle import Held, Spell
+from orchestrator.domain.idle import Spell
 from orchestrator.domain.usage_sums import Period
-from orchestrator.store.columns import Moment
 from orchestrator.store.session import ReadTx, WriteTx
-from orchestrator.store.tables.attempts import attempts
 from orchestrator.store.tables.pool import device_spells as spells
 
 LONGEST_GAP = timedelta(minutes=2)
@@ -67,46 +65,3 @@ def list_open_since(tx: ReadTx) -> dict[str, datetime]:
     """Since when each device that is there and takes jobs has done so, by id."""
     query = select(spells.c.device_id, spells.c.since_at).where(spells.c.is_open.is_(True))
     return {row["device_id"]: row["since_at"] for row in tx.rows(query)}
-
-
-def list_held(tx: ReadTx, period: Period, *, limit: int) -> list[Held]:
-    """At most `limit` holds of attempts on devices that reach into the period; None for an end that is not proved."""
-    query = select(
-        attempts.c.device_id,
-        attempts.c.created_at,
-        attempts.c.released_at,
-        attempts.c.rate_reserved_bytes,
-        attempts.c.rate_device_bytes,
-        attempts.c.more_devices,
-    ).limit(limit)
-    if period.since is not None:
-        query = query.where(or_(attempts.c.released_at.is_(None), attempts.c.released_at > period.since))
-    if period.until is not None:
-        query = query.where(attempts.c.created_at < period.until)
-    return [held for row in tx.rows(query) for held in _held(row)]
-
-
-def _held(row: RowMapping) -> list[Held]:
-    """Of one attempt, on each of its devices."""
-    first = (row["device_id"], row["rate_reserved_bytes"], row["rate_device_bytes"])
-    more = [
-        (device["device_id"], device["rate"]["reserved_bytes"], device["rate"]["device_bytes"])
-        for device in row["more_devices"] or ()
-    ]
-    return [
-        Held(
-            device_id=device_id,
-            since_at=row["created_at"],
-            until_at=row["released_at"],
-            reserved_bytes=reserved_bytes,
-            device_bytes=device_bytes,
-        )
-        for device_id, reserved_bytes, device_bytes in (first, *more)
-    ]
-
-
-def list_newest_releases(tx: ReadTx, since: datetime) -> dict[str, datetime]:
-    """By node, when an attempt last gave a device of it back, if that was at `since` or later."""
-    newest = func.max(attempts.c.released_at, type_=Moment()).label("released_at")
-    query = select(attempts.c.node_name, newest).where(attempts.c.released_at >= since)
-    return {row["node_name"]: row["released_at"] for row in tx.rows(query.group_by(attempts.c.node_name))}

@@ -1,10 +1,12 @@
 """Who held what when, shares against guarantees, and the log of what was changed by hand, on both engines."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
 
+from orchestrator.domain.attempts import HeldDevice
 from orchestrator.domain.outcomes import succeeded
 from orchestrator.domain.queries import AuditQuery
 from orchestrator.domain.scheduling.facts import Lock, Pin
@@ -21,7 +23,7 @@ from orchestrator.store.scheduling import record_claims
 from orchestrator.store.session import Store
 from orchestrator.store.tables.attempts import attempts as attempt_rows
 from tests.support.callers import as_role, make_caller
-from tests.support.rows import GIB, add_queued_job, add_running_attempt
+from tests.support.rows import GIB, RATE, add_queued_job, add_running_attempt
 
 DEVICE = DeclaredDevice(
     device_id="node-1/cuda:0",
@@ -43,10 +45,22 @@ def admin(caller: Caller) -> Caller:
     return as_role(caller, Role.ADMIN)
 
 
-def hold(store: Store, caller: Caller, *, hours_ago: float, for_hours: float | None, micros: int = 500_000) -> str:
+SECOND_DEVICE = HeldDevice(device_id="node-1/cuda:1", device_type="nvidia-rtx-4090", rate=RATE)
+
+
+def hold(
+    store: Store,
+    caller: Caller,
+    *,
+    hours_ago: float,
+    for_hours: float | None,
+    micros: int = 500_000,
+    more_devices: Sequence[HeldDevice] = (),
+) -> str:
     """An attempt that held half a device; it lasts when `for_hours` is None."""
     with store.write() as tx:
-        attempt = add_running_attempt(tx, add_queued_job(tx, caller.team_id), rate_micros=micros)
+        job = add_queued_job(tx, caller.team_id)
+        attempt = add_running_attempt(tx, job, rate_micros=micros, more_devices=more_devices)
         began = tx.now() - timedelta(hours=hours_ago)
         if for_hours is not None:
             token = attempt.lease_token
@@ -100,6 +114,24 @@ def test_shares_are_ones_own_and_against_the_guarantee_of_then(
     cut = Teams(store).shares(caller, days=1)
     assert cut.grid.since_at > both.grid.since_at
     assert len(cut.shares[0].held_micros) == len(cut.grid.starts) == len(cut.shares[0].guarantee_micros)
+
+
+def test_what_held_several_devices_counts_on_each_and_as_one_attempt(
+    store: Store, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_service, "MOST_HOLDS", 2)
+    monkeypatch.setattr(teams_service, "MOST_HOLDS", 2)
+    hold(store, caller, hours_ago=5, for_hours=2, micros=1_000_001, more_devices=[SECOND_DEVICE])
+    past = Pool(store).history(caller, hours=24)
+    assert [found.device_id for found in past.holds] == ["node-1/cuda:0", "node-1/cuda:1"]
+    assert [found.rate_micros for found in past.holds] == [500_001, 500_000]
+    assert [found.reserved_bytes for found in past.holds] == [RATE.reserved_bytes] * 2
+    assert past.until_at - past.since_at == timedelta(hours=24), "one attempt is less than two"
+    mine = Teams(store).shares(caller, days=1)
+    assert sum(mine.shares[0].held_micros) * mine.grid.slot.total_seconds() / 3600 == pytest.approx(2_000_002, rel=0.02)
+    for _ in range(2):
+        hold(store, caller, hours_ago=3, for_hours=1, more_devices=[SECOND_DEVICE])
+    assert Teams(store).shares(caller, days=1).grid.since_at > mine.grid.since_at, "holds of two attempts were read"
 
 
 def test_the_log_is_filtered_by_who_what_and_when(store: Store, caller: Caller, admin: Caller) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from orchestrator.domain.attempts import HeldDevice
 from orchestrator.domain.idle import sum_idle
+from orchestrator.domain.pricing import Rate
 from orchestrator.domain.teams import Role
 from orchestrator.domain.usage_sums import Dimension, Period
 from orchestrator.runtime.launcher import DeclaredDevice
 from orchestrator.services.usage import UsageReader
-from orchestrator.store import devices, nodes, spells
+from orchestrator.store import devices, holds, nodes, spells
 from orchestrator.store.session import Store, WriteTx
 from orchestrator.store.tables.attempts import attempts as attempt_rows
 from orchestrator.store.tables.pool import device_spells
@@ -81,13 +83,20 @@ def test_a_cordoned_node_offers_nothing_and_a_resting_one_does(store: Store) -> 
     assert resting.until_at > resting.since_at
 
 
-def test_idle_is_what_no_attempt_held_whether_it_ended_or_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_is_what_no_attempt_held_on_any_device_whether_it_ended_or_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     survey(store, A, B)
     with store.write() as tx:
         end = tx.now()
         begin = end - 4 * HOUR
         tx.execute(update(device_spells).values(since_at=begin, until_at=end))
-        ended, running = add_running_attempt(tx), add_running_attempt(tx)
+        on_b = HeldDevice(
+            device_id=B.device_id,
+            device_type="cpu",
+            rate=Rate(price_usd_micros_per_hour=0, reserved_bytes=1, device_bytes=2),
+        )
+        ended, running = add_running_attempt(tx), add_running_attempt(tx, more_devices=[on_b])
         on_a: dict[str, Any] = {"device_id": A.device_id, "rate_reserved_bytes": 1, "rate_device_bytes": 4}
         for attempt, values in (
             (ended, {"created_at": begin - HOUR, "released_at": begin + HOUR, "ended_at": end, "state": "succeeded"}),
@@ -98,20 +107,20 @@ def test_idle_is_what_no_attempt_held_whether_it_ended_or_not(store: Store, monk
     with store.read() as tx:
         found = sum_idle(
             spells.list_spells(tx, Period(), limit=9),
-            spells.list_held(tx, Period(), limit=9),
+            holds.list_held(tx, Period(), limit=9),
             Period(),
             [Dimension.DEVICE],
         )
     hour = HOUR // MICROSECOND
-    assert found == {(A.device_id,): 4 * hour - Fraction(3 * hour, 4), (B.device_id,): Fraction(4 * hour)}
+    assert found == {(A.device_id,): 4 * hour - Fraction(3 * hour, 4), (B.device_id,): Fraction(3 * hour)}
     caller = make_caller(store)
     admin = as_role(caller, Role.ADMIN)
     late = Period(since=end - HOUR)
     sums = UsageReader(store).sums(admin, late, [Dimension.DEVICE_TYPE])
-    assert sums.idle == {("cpu",): 2 * hour - Fraction(hour, 4)}
+    assert sums.idle == {("cpu",): 2 * hour - Fraction(3 * hour, 4)}
     assert list(sums.groups) == [("cpu",)], "a group that only idled is there"
     by_team = UsageReader(store).sums(admin, late, [Dimension.TEAM])
-    assert (by_team.idle, by_team.idle_total) == (None, 2 * hour - Fraction(hour, 4))
+    assert (by_team.idle, by_team.idle_total) == (None, 2 * hour - Fraction(3 * hour, 4))
     with monkeypatch.context() as patch:
         patch.setattr("orchestrator.services.usage.MAX_SLICES", 1)
         too_much = UsageReader(store).sums(admin, late, [Dimension.DEVICE_TYPE])

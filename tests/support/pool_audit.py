@@ -63,8 +63,8 @@ def _overcommitted(history: History) -> Iterator[str]:
             yield f"{attempt.attempt_id} never gave {attempt.device_id} back"
             continue
         for held in attempt.devices:
-            moves[held.device_id].append((attempt.created_at, held.reserved_bytes))
-            moves[held.device_id].append((attempt.released_at, -held.reserved_bytes))
+            moves[held.device_id].append((attempt.created_at, held.rate.reserved_bytes))
+            moves[held.device_id].append((attempt.released_at, -held.rate.reserved_bytes))
     for device_id, found in moves.items():
         held = 0
         for at, change in sorted(found, key=lambda move: (move[0], move[1])):
@@ -104,11 +104,13 @@ def _wrong_bills(history: History) -> Iterator[str]:
         entries = by_attempt[attempt.attempt_id]
         if attempt.started_at is None:
             continue
-        covered = sum((entry.ended_at - entry.started_at for entry in entries), timedelta())
         assert attempt.ended_at is not None
-        ran = (attempt.ended_at - attempt.started_at) * len(attempt.devices)
-        if covered != ran:
-            yield f"the bill of {attempt.attempt_id} covers {covered} of {ran}"
+        ran = attempt.ended_at - attempt.started_at
+        covered: dict[str | None, timedelta] = {}
+        for entry in entries:
+            covered[entry.device_id] = covered.get(entry.device_id, timedelta()) + entry.ended_at - entry.started_at
+        if covered != {device.device_id: ran for device in attempt.devices}:
+            yield f"the bill of {attempt.attempt_id} covers {covered}, and each device has {ran}"
 
 
 def _unexplained(history: History) -> Iterator[str]:

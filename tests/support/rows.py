@@ -1,11 +1,12 @@
 """Rows for tests, made by the store's own functions, with every detail that a test does not care about filled in."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.arrays import JobArray
 from orchestrator.domain.artifacts import Adapter, Checkpoint, File, FilePurpose, FileStatus
-from orchestrator.domain.attempts import Attempt
+from orchestrator.domain.attempts import Attempt, HeldDevice
 from orchestrator.domain.errors import InvalidRequestError
 from orchestrator.domain.ids import (
     new_adapter_id,
@@ -106,7 +107,13 @@ def add_queued_job(tx: WriteTx, team_id: str | None = None, **spec: Any) -> Job:
 
 
 def add_attempt(
-    tx: WriteTx, job: Job, *, rate: Rate = RATE, device_id: str = "node-1/cuda:0", rate_micros: int = 0
+    tx: WriteTx,
+    job: Job,
+    *,
+    rate: Rate = RATE,
+    device_id: str = "node-1/cuda:0",
+    rate_micros: int = 0,
+    more_devices: Sequence[HeldDevice] = (),
 ) -> Attempt:
     """Move a queued job to running, with an attempt that is assigned."""
     jobs.apply_job_transition(tx, job.job_id, JobState.RUNNING, message="The job has a device.")
@@ -120,6 +127,7 @@ def add_attempt(
             reserved_bytes=rate.reserved_bytes,
             rate=rate,
             rate_micros=rate_micros,
+            more_devices=tuple(more_devices),
             lease_owner="control-1",
             lease_seconds=120,
         ),

@@ -40,6 +40,17 @@ def observe(end: AttemptEnd, *, estimate: dict[str, Any] | None = None, **attemp
     return found
 
 
+def test_several_devices_teach_their_memory_and_nothing_of_the_times_of_one() -> None:
+    job = make_job(plan=make_plan(devices=2), model_name="smol", estimate=estimate_of(RAW))
+    pace = Pace(steps=10)
+    for plan, teaches in ((make_plan(), True), (make_plan(devices=2), False)):
+        attempt = make_attempt(ended_at=NOW, device_type="rtx", pace=pace)
+        seen = observe_attempt(replace(job, plan=plan), attempt, outcomes.succeeded(), family="llama")
+        assert seen is not None
+        assert seen.predicted_bytes == RAW.total_bytes
+        assert bool(seen.predicted_seconds) is teaches
+
+
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.37])
 def test_a_margin_that_was_learned_is_taken_off_the_prediction(factor: float) -> None:
     told = calibrate_memory(RAW, factor)

@@ -9,6 +9,7 @@ from orchestrator.domain.placement import (
     choose_device,
     could_ever_fit,
     count_together,
+    find_together,
     fits,
 )
 
@@ -38,6 +39,13 @@ def test_the_smallest_device_that_suffices_then_the_tightest_then_the_first_by_n
 
 def test_free_bytes_of_two_devices_are_never_added() -> None:
     assert place([room("a", 24, 8), room("b", 24, 8)], job("x", 10)) is None
+
+
+def test_devices_for_several_are_those_that_enough_others_are_as_large_as() -> None:
+    rooms = [room("node/cuda:0", 24), room("node/cuda:1", 80)]
+    assert [each.device_id for each in find_together(rooms, 2)] == ["node/cuda:0"], "no two have 80"
+    assert find_together(rooms, 1) == rooms
+    assert find_together(rooms, 3) == []
 
 
 def test_an_exclusive_job_takes_a_whole_empty_device() -> None:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.pricing import Rate
+from orchestrator.domain.pricing import GangRate, Rate
 from orchestrator.scheduler.limits import LONGEST_SECONDS, RunLimit, Spent, choose_run_limit, latest_billed_at
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
-DOLLAR_AN_HOUR = Rate(price_usd_micros_per_hour=1_000_000, reserved_bytes=1, device_bytes=1)
+DOLLAR_AN_HOUR = GangRate((Rate(price_usd_micros_per_hour=1_000_000, reserved_bytes=1, device_bytes=1),))
 NOTHING = Spent(billed_usd_micros=0, billed_seconds=0)
 
 
@@ -49,7 +49,7 @@ def test_what_earlier_attempts_were_billed_is_gone_from_both_limits() -> None:
 
 
 def test_a_free_device_never_uses_up_a_budget() -> None:
-    free = Rate(price_usd_micros_per_hour=0, reserved_bytes=1, device_bytes=1)
+    free = GangRate((Rate(price_usd_micros_per_hour=0, reserved_bytes=1, device_bytes=1),))
     assert (
         choose_run_limit(rate=free, spent=NOTHING, max_cost_usd_micros=1, max_runtime_seconds=None, grace_seconds=10)
         is None
@@ -65,7 +65,7 @@ def test_a_free_device_never_uses_up_a_budget() -> None:
 )
 def test_no_bill_exceeds_its_limit(price: int, share: int, limit: int, billed: int, ran: int) -> None:
     billed = min(billed, limit)
-    rate = Rate(price_usd_micros_per_hour=price, reserved_bytes=share, device_bytes=1000)
+    rate = GangRate((Rate(price_usd_micros_per_hour=price, reserved_bytes=share, device_bytes=1000),))
     ended_at = latest_billed_at(
         START + timedelta(seconds=ran),
         started_at=START,
@@ -83,7 +83,7 @@ def test_no_bill_exceeds_its_limit(price: int, share: int, limit: int, billed: i
     price=st.integers(1, 50_000_000),
 )
 def test_the_stop_comes_before_the_end_and_never_before_the_start(limit: int, grace: int, price: int) -> None:
-    rate = Rate(price_usd_micros_per_hour=price, reserved_bytes=1, device_bytes=1)
+    rate = GangRate((Rate(price_usd_micros_per_hour=price, reserved_bytes=1, device_bytes=1),))
     chosen = choose_run_limit(
         rate=rate, spent=NOTHING, max_cost_usd_micros=limit, max_runtime_seconds=None, grace_seconds=grace
     )

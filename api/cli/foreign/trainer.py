@@ -27,7 +27,7 @@ from api.cli.foreign.rules import (
 
 REPORTED = "each step's figures are kept: tunepool plot, tunepool show"
 STORED = "checkpoints and the adapter are kept by the service: tunepool pull"
-ONE_DEVICE = "a job has one device; a larger batch comes from training.gradient_accumulation"
+WHOLE_MODEL = "each device holds the whole model; several of one node train a job with resources.count"
 DEVICE = "chosen by what the device can do"
 LOADING = "data are loaded and tokenized by the service"
 RESUMING = "an interrupted job goes on from its checkpoint by itself"
@@ -70,8 +70,8 @@ TRAINER: dict[str, Rule] = {
     **each("dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor", needless(LOADING)),
     **each("dataloader_persistent_workers dataset_num_proc remove_unused_columns", needless(LOADING)),
     **each("resume_from_checkpoint ignore_data_skip", needless(RESUMING)),
-    **each("ddp_timeout ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb", needless(ONE_DEVICE)),
-    **each("deepspeed fsdp fsdp_config", lost(ONE_DEVICE)),
+    **each("ddp_timeout ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb", needless(WHOLE_MODEL)),
+    **each("deepspeed fsdp fsdp_config", lost(WHOLE_MODEL)),
     "per_device_eval_batch_size": needless("evaluation takes the micro-batch of training"),
     "gradient_checkpointing_kwargs": needless(KERNELS),
     "use_liger_kernel": needless(KERNELS),

@@ -161,7 +161,7 @@ def view_running(job: Job, attempt: Attempt, *, saved_at: datetime | None, attai
         team_id=job.team_id,
         user_id=job.created_by,
         priority_class=attempt.runs_as or job.spec.priority_class,
-        holds=tuple(Hold(device_id=device.device_id, bytes=device.reserved_bytes) for device in attempt.devices),
+        holds=tuple(Hold(device_id=device.device_id, bytes=device.rate.reserved_bytes) for device in attempt.devices),
         started_at=started.timestamp(),
         expected_end_at=_expect_end(job, attempt, started).timestamp(),
         saved_at=(saved_at or started).timestamp(),
