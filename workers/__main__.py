@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.previews import PreviewSpec
-from orchestrator.domain.protocol import AttemptSpec, Failed, Peak, Phase, ValidationSpec
+from orchestrator.domain.protocol import AttemptSpec, Failed, Phase, ValidationSpec
 from workers.context import Context, FollowerContext, LocalContext, RemoteContext, end_process_group, write_all
 from workers.failures import MAX_DETAIL_CHARACTERS, classify
 from workers.transfers import download_file, new_client
@@ -100,7 +100,7 @@ def train(path: Path, *, started_at: float) -> int:
         gang.meet(spec, rank)
         spec = gang.spec_of_rank(spec, rank)
         importlib.import_module("workers.memory").set_fence(
-            spec.device, lambda peak: end_beyond_fence(spec, context, peak, last_word)
+            spec.device, lambda: end_beyond_fence(spec, context, last_word)
         )
         outcome = recipe.run(spec, context, started_at=started_at)
     except Exception as error:
@@ -113,16 +113,22 @@ def train(path: Path, *, started_at: float) -> int:
 
 
 def report_failure(spec: AttemptSpec, context: Context, error: Exception) -> None:
-    """Report the failure; out of memory with the peak, which is what the next attempt is planned by."""
     failed = classify(error, is_memory_short=_is_memory_short)
-    if failed.failure is FailureKind.OUT_OF_MEMORY:
-        memory = importlib.import_module("workers.memory")
-        memory.lift_backstop(spec.device)
-        peak = memory.read_peak(spec.device)
-        context.report(peak)
-        failed = failed.model_copy(update={"message": memory.explain_shortage(spec.device, peak, failed.detail)})
     logger.exception("the training failed: %s", failed.failure)
-    context.report(failed)
+    if failed.failure is FailureKind.OUT_OF_MEMORY:
+        _report_shortage(spec, context, failed)
+    else:
+        context.report(failed)
+
+
+def _report_shortage(spec: AttemptSpec, context: Context, failed: Failed) -> None:
+    """With the peak, which is what the next attempt is planned by."""
+    memory = importlib.import_module("workers.memory")
+    memory.lift_backstop(spec.device)
+    peak = memory.read_peak(spec.device)
+    context.report(peak)
+    message = memory.explain_shortage(spec.device, peak, failed.detail)
+    context.report(failed.model_copy(update={"message": message}))
 
 
 def _is_memory_short() -> bool:
@@ -130,18 +136,18 @@ def _is_memory_short() -> bool:
     return near
 
 
-def end_beyond_fence(spec: AttemptSpec, context: Context, peak: Peak, last_word: threading.Lock) -> NoReturn:
+def end_beyond_fence(spec: AttemptSpec, context: Context, last_word: threading.Lock) -> NoReturn:
     """End a process that took more memory than it may, from whatever it is doing, as one that was refused some."""
     last_word.acquire()
-    context.report(peak)
-    message = importlib.import_module("workers.memory").explain_shortage(spec.device, peak, "")
-    frame = sys._current_frames()[threading.main_thread().ident or 0]
-    detail = "".join(traceback.format_stack(frame))[-MAX_DETAIL_CHARACTERS:]
-    failed = Failed(failure=FailureKind.OUT_OF_MEMORY, message=message, detail=detail)
-    logger.error("the training failed: %s, here:\n%s", failed.failure, detail)
-    context.report(failed)
-    sys.stderr.flush()
-    os._exit(1)
+    try:
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        detail = "".join(traceback.format_stack(frame))[-MAX_DETAIL_CHARACTERS:]
+        failed = Failed(failure=FailureKind.OUT_OF_MEMORY, message="", detail=detail)
+        logger.error("the training failed: %s, here:\n%s", failed.failure, detail)
+        _report_shortage(spec, context, failed)
+        sys.stderr.flush()
+    finally:
+        os._exit(1)
 
 
 def validate(path: Path) -> int:

@@ -34,7 +34,7 @@ _ASKED = re.compile(r"tried to allocate ([\d.]+) ?([KMG]i?B|bytes)", re.IGNORECA
 _UNITS = {"b": 1, "k": 2**10, "m": MIB, "g": 2**30}
 
 
-def set_fence(grant: DeviceGrant, on_passed: Callable[[Peak], None]) -> None:
+def set_fence(grant: DeviceGrant, on_passed: Callable[[], None]) -> None:
     """Keep a whole process within the reserved share: out of memory here instead of in a neighbour.
 
     On CUDA the allocator refuses more. On a CPU a thread looks at the peak of the resident set and calls `on_passed`,
@@ -47,17 +47,11 @@ def set_fence(grant: DeviceGrant, on_passed: Callable[[Peak], None]) -> None:
     threading.Thread(target=_watch, args=(grant, on_passed), name="fence", daemon=True).start()
 
 
-def _watch(grant: DeviceGrant, on_passed: Callable[[Peak], None]) -> None:
+def _watch(grant: DeviceGrant, on_passed: Callable[[], None]) -> None:
     with open("/proc/self/status", "rb", buffering=0) as status:
-        while _find_peak_bytes(os.pread(status.fileno(), STATUS_BYTES, 0)) <= grant.reserved_bytes + FENCE_BYTES:
+        while _find_bytes(os.pread(status.fileno(), STATUS_BYTES, 0), "VmHWM") <= grant.reserved_bytes + FENCE_BYTES:
             time.sleep(LOOK_SECONDS)
-    on_passed(read_peak(grant))
-
-
-def _find_peak_bytes(status: bytes) -> int:
-    """VmHWM without splitting lines: it is asked for twenty times a second."""
-    start = status.index(b"VmHWM:") + len(b"VmHWM:")
-    return int(status[start : status.index(b"kB", start)]) * 1024
+    on_passed()
 
 
 def set_backstop(grant: DeviceGrant) -> None:
@@ -128,9 +122,13 @@ def read_peak(grant: DeviceGrant) -> Peak:
 
 
 def _status_bytes(name: str) -> int:
-    """A figure of proc(5)'s status file, in KiB there. The peak is VmHWM, not getrusage's ru_maxrss: that one survives
-    exec, so it shows the parent's."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """A figure of proc(5)'s status file. The peak is VmHWM, not getrusage's ru_maxrss: that one survives exec, so it
+    shows the parent's."""
+    return _find_bytes(Path("/proc/self/status").read_bytes(), name)
+
+
+def _find_bytes(status: bytes, name: str) -> int:
+    """Without splitting lines: the fence asks twenty times a second. Figures are in KiB there."""
+    title = f"\n{name}:".encode()
+    start = status.index(title) + len(title)
+    return int(status[start : status.index(b"kB", start)]) * 1024

@@ -3,6 +3,7 @@
 Rows are encoded by the functions that validation and training use. Needs no torch.
 """
 
+import io
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from orchestrator.domain.batches import count_lengths
 from orchestrator.domain.previews import Piece, PreviewResult, PreviewSpec, RowTrouble, ShownRow
 from workers.builders.chat import load_tokenizer
-from workers.builders.rows import encode_line, split_line
+from workers.builders.rows import encode_line, number_lines, split_line
 from workers.failures import BadDataError, ModelError
 from workers.models import Fetch, resolve_model
 
@@ -24,15 +25,7 @@ def run(spec: PreviewSpec, fetch: Fetch) -> PreviewResult:
         tokenizer = load_tokenizer(folder)
     except ModelError as error:
         trouble = RowTrouble(line=0, code="model_load_failed", message=str(error))
-        return PreviewResult(
-            shown=(),
-            lengths=(),
-            total_tokens=0,
-            trained_tokens=0,
-            longest_row_tokens=0,
-            troubles=(trouble,),
-            troubled=1,
-        )
+        return PreviewResult(troubles=(trouble,), troubled=1)
     return preview_rows(tokenizer, spec)
 
 
@@ -41,14 +34,13 @@ def preview_rows(tokenizer: PreTrainedTokenizerBase, spec: PreviewSpec) -> Previ
     lengths: list[int] = []
     troubles: list[RowTrouble] = []
     trained = 0
-    for line, text in enumerate(spec.content.split("\n"), start=1):
-        if not text.strip():
-            continue
+    for line, content in number_lines(io.BytesIO(spec.content.encode())):
         try:
-            row = encode_line(tokenizer, line, text.encode())
             if len(shown) < spec.most_rows:
-                pieces = split_line(tokenizer, line, text.encode())
+                row, pieces = split_line(tokenizer, line, content)
                 shown.append(_show(line, pieces, len(row.input_ids), row.trained_tokens, most=spec.most_characters))
+            else:
+                row = encode_line(tokenizer, line, content)
         except BadDataError as error:
             troubles.append(RowTrouble(line=line, code=error.code, message=error.message))
             continue

@@ -1,4 +1,4 @@
-"""How fast is this machine's CPU at what a training step is made of? Some short measurements, three seconds at most.
+"""How fast is this machine's CPU at what a training step is made of? Measured in some three seconds on an idle core.
 
 A step is products of matrices, passes over activations that the memory bounds, and many small calls whose time is their
 own. The three differ between machines by different factors, so each is measured. What a step needs of each is known by

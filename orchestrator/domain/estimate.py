@@ -60,11 +60,17 @@ bitsandbytes, and about 200 for the trainer and for pages of libraries that the 
 CPU_HEAP_SHARE = 0.55
 """What malloc cannot use again: each block's forward leaves holes between the tensors that stay. With and without
 checkpointing, the peak was above the sum of all terms by 0.45 to 0.55 of what the blocks of one forward pass allocate
-(measured with the figure above, SmolLM2-135M at 4 x 64 and 4 x 256 tokens)."""
+(measured with the figure above, SmolLM2-135M at 4 x 64 and 4 x 256 tokens, before the worker gave holes back (decision
+0018); too much since, not measured anew)."""
 CPU_LOADING_HEAP_BYTES = 256 * MIB
-"""What quantizing the weights on CPU leaves behind in malloc's arenas; training uses it again (measured likewise)."""
+"""What quantizing the weights on CPU left behind in malloc's arenas; training used it again (measured likewise, before
+holes were given back)."""
 CUDA_RUNTIME_BYTES = 640 * MIB
 """CUDA's context and loaded kernels, some 500 MiB on recent devices, and cuBLAS's workspaces. Not measured by us."""
+COLLECTIVE_BYTES = 32 * 2 * 10 * MIB
+"""What NCCL takes beside the allocator where devices work together: 32 channels with a buffer of 10 MiB for each peer,
+as on eight H100s (nccl#1685, its log of allocations); two peers, one each for ring and tree, within a machine, where
+memory grows with the channels and not with the devices (nccl#986). Fewer channels on slower links."""
 CUDA_MARGIN_SHARE = 0.08
 """Blocks that the caching allocator rounds up or cannot split."""
 
@@ -111,7 +117,7 @@ def estimate_memory(plan: TrainingPlan, facts: ModelFacts, kind: DeviceKind) -> 
         breakdown["margin"] += max(0, _loading_bytes(plan, facts) - sum(breakdown.values()))
     else:
         breakdown["margin"] = int(CUDA_MARGIN_SHARE * sum(breakdown.values()))
-        breakdown["runtime"] = CUDA_RUNTIME_BYTES
+        breakdown["runtime"] = CUDA_RUNTIME_BYTES + (COLLECTIVE_BYTES if plan.devices > 1 else 0)
     total = sum(breakdown.values())
     return MemoryEstimate(
         total_bytes=total,

@@ -1,6 +1,7 @@
 """How a model sees a file: what goes to the process that renders and counts rows, and what comes back.
 
-It travels over pipes and is kept in memory only: what it holds is training data.
+It holds training data: it goes to the process as a private file that is removed with it, and what comes back is kept in
+memory only.
 """
 
 from pydantic import Field
@@ -48,10 +49,10 @@ class RowTrouble(Message):
 class PreviewResult(Message):
     """Of the rows that were looked at. `lengths` are rising; `troubles` are the first ones, `troubled` counts all."""
 
-    shown: tuple[ShownRow, ...]
-    lengths: Lengths
-    total_tokens: int
-    trained_tokens: int
-    longest_row_tokens: int
-    troubles: tuple[RowTrouble, ...]
-    troubled: int
+    shown: tuple[ShownRow, ...] = ()
+    lengths: Lengths = ()
+    total_tokens: int = 0
+    trained_tokens: int = 0
+    longest_row_tokens: int = 0
+    troubles: tuple[RowTrouble, ...] = ()
+    troubled: int = 0

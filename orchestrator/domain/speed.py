@@ -55,7 +55,8 @@ GPU_START_SECONDS = 12.0
 
 class _Gpu(NamedTuple):
     """`part` of a device type. Dense bfloat16 tensor TFLOP/s with float32 accumulation (float16 on V100 and T4, which
-    have no bfloat16), float32 TFLOP/s outside tensor cores, GB/s of memory, and the document of NVIDIA's that says so.
+    have no bfloat16), float32 TFLOP/s outside tensor cores, GB/s of memory, and the document of NVIDIA's that says so;
+    "from memory" where none that does could be read.
     """
 
     part: str
@@ -68,7 +69,7 @@ class _Gpu(NamedTuple):
 _GPUS = (
     _Gpu("b200", 2250, 80, 8000, "Blackwell architecture technical brief, HGX B200; sparse rate halved"),
     _Gpu("h200", 989.5, 67, 4800, "H200 data sheet, SXM; sparse rate halved"),
-    _Gpu("h100-nvl", 835.5, 60, 3900, "H100 data sheet, NVL; sparse rate halved"),
+    _Gpu("h100-nvl", 835.5, 60, 3900, "H100 data sheet, NVL, sparse rate halved; float32 and memory from memory"),
     _Gpu("h100-pcie", 756.5, 51, 2000, "H100 data sheet, PCIe; sparse rate halved"),
     _Gpu("h100", 989.5, 67, 3350, "H100 data sheet, SXM; sparse rate halved"),
     _Gpu("a100-sxm4-80gb", 312, 19.5, 2039, "A100 data sheet 1758950, 80 GB SXM"),
@@ -77,12 +78,12 @@ _GPUS = (
     _Gpu("l40s", 362.05, 91.6, 864, "L40S data sheet"),
     _Gpu("l40", 181.05, 90.5, 864, "L40 data sheet"),
     _Gpu("l4", 121, 30.3, 300, "L4 data sheet; sparse rate halved"),
-    _Gpu("rtx-6000-ada", 364.2, 91.1, 960, "RTX 6000 Ada data sheet; a quarter of its sparse 8-bit rate"),
+    _Gpu("rtx-6000-ada", 364.2, 91.1, 960, "RTX 6000 Ada data sheet; tensor rate from memory"),
     _Gpu("rtx-a6000", 154.8, 38.7, 768, "RTX A6000 data sheet; sparse rate halved"),
     _Gpu("a40", 149.7, 37.4, 696, "A40 data sheet"),
-    _Gpu("a10g", 70, 35, 600, "A10G data sheet, as Baseten's comparison of A10 and A10G repeats it"),
+    _Gpu("a10g", 70, 35, 600, "from memory"),
     _Gpu("a10", 125, 31.2, 600, "A10 data sheet"),
-    _Gpu("rtx-5090", 209.5, 104.8, 1792, "RTX Blackwell GPU architecture whitepaper, appendix A"),
+    _Gpu("rtx-5090", 209.5, 104.8, 1792, "RTX Blackwell GPU architecture whitepaper; tensor rate from memory"),
     _Gpu("rtx-4090", 165.2, 82.6, 1008, "Ada GPU architecture whitepaper 2.1, appendix A"),
     _Gpu("rtx-4080", 97.5, 48.7, 717, "Ada GPU architecture whitepaper 2.1, appendix A"),
     _Gpu("rtx-3090", 71, 35.6, 936, "Ampere GA102 GPU architecture whitepaper, appendix A"),

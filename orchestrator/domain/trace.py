@@ -18,9 +18,9 @@ CUDA_TOKENS_MULTIPLE = 8
 """Rows are padded to a multiple of this on CUDA (`workers.recipes.sft`)."""
 MARGIN_SHARES: Mapping[DeviceKind, float] = MappingProxyType({"cuda": 0.03, "cpu": 0.12})
 """What placement reserves beyond the traced peak of the process, because the reservation is a fence that the worker
-cannot pass. On CUDA the tracer may be this much below what the driver shows (its goal against published measurements).
-On a CPU it may be 10 % below the peak resident set (the tolerance that tests/integration/test_cpu_memory.py holds it
-to), which takes 1 / 0.9 - 1, 11 %."""
+cannot pass by much. On CUDA the tracer may be this much below what the driver shows (its goal against published
+measurements). On a CPU it may be 10 % below the peak resident set (the tolerance that it is held to by
+tests/integration/test_cpu_memory.py), which takes 1 / 0.9 - 1, 11 %."""
 NOT_ASKED = MappingProxyType(
     {
         "method": "only supervised training exists; another method is not traced at all",

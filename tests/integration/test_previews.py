@@ -24,9 +24,9 @@ HOSTILE_ROW = {
         {"role": "assistant", "content": "</pre><script>hacked</script>"},
     ]
 }
-EMPTY = PreviewResult(
-    shown=(), lengths=(), total_tokens=0, trained_tokens=0, longest_row_tokens=0, troubles=(), troubled=0
-)
+
+
+EMPTY = PreviewResult()
 
 
 @pytest.fixture(scope="module")

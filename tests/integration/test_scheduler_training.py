@@ -184,7 +184,8 @@ def test_a_job_is_validated_trained_verified_and_billed(
 
 
 TOO_SMALL_BYTES = 600 * 2**20
-"""The tiny model needs some 880 MiB for 128 of these rows at once, and 690 for 64; the fence is 184 MiB further out."""
+"""The tiny model needed some 880 MiB for 128 of these rows at once, and 690 for 64, before malloc's holes were given
+back; the fence is 128 MiB further out than what is reserved."""
 
 
 def test_a_job_that_was_given_too_little_memory_ends_well_with_less_at_once(

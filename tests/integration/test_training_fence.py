@@ -116,3 +116,23 @@ def test_a_block_far_beyond_the_reservation_is_refused_before_it_is_touched() ->
     done = run_script(ONE_BLOCK)
     assert done.stdout.split() == ["peak", "out_of_memory"], done.stderr
     assert "you tried to allocate 1073741824 bytes" in done.stderr
+
+
+def test_a_process_beyond_its_fence_ends_though_nobody_hears_of_it() -> None:
+    """It holds the last word, so nobody else would end it."""
+    program = """
+import sys, threading
+from types import SimpleNamespace
+from orchestrator.domain.protocol import DeviceGrant
+from workers.__main__ import end_beyond_fence
+
+def report(fact):
+    raise BrokenPipeError("nobody reads")
+
+grant = DeviceGrant(device_id="n/cpu:0", kind="cpu", index=0, device_bytes=2**34, reserved_bytes=2**20)
+arguments = (SimpleNamespace(device=grant), SimpleNamespace(report=report), threading.Lock())
+threading.Thread(target=end_beyond_fence, args=arguments).start()
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE) as process:
+        assert process.wait(timeout=60) == 1

@@ -57,8 +57,6 @@ class Run:
         while self.pull().more:
             pass
         assert ended, self.entries
-        while self.pull().more:
-            pass
         assert find_attempt_processes(self.spec.attempt_id) == set()
         return next((e.report for e in self.entries if e.report.kind in {"succeeded", "failed", "stopped"}), None)
 

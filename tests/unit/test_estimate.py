@@ -217,9 +217,13 @@ def test_a_tiny_model_costs_little_more_than_the_process() -> None:
     assert estimate.breakdown["runtime"] > 0.6 * estimate.total_bytes
 
 
-def test_several_devices_exchange_gradients_through_buckets_as_large() -> None:
+def test_several_devices_exchange_gradients_through_buckets_as_large_and_over_nccls_own() -> None:
     alone, pair = terms(), terms(devices=2)
     assert pair["gradients"] == 2 * alone["gradients"]
-    assert {name: size for name, size in pair.items() if name not in {"gradients", "margin"}} == {
-        name: size for name, size in alone.items() if name not in {"gradients", "margin"}
+    assert pair["runtime"] == alone["runtime"] + 640 * 2**20
+    changed = {"gradients", "margin", "runtime"}
+    assert {name: size for name, size in pair.items() if name not in changed} == {
+        name: size for name, size in alone.items() if name not in changed
     }
+    on_cpu = [estimate_memory(make_plan(devices=count), TINY_3M, "cpu").breakdown["runtime"] for count in (1, 2)]
+    assert on_cpu[0] == on_cpu[1]

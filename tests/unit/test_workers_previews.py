@@ -52,7 +52,8 @@ def test_pieces_follow_the_labels_of_a_text_with_wide_characters(tiny_model: Pat
     row = {"messages": [{"role": "user", "content": "𝔘ñí 🙂 \u202e"}, {"role": "assistant", "content": "ja 🙂🙂"}]}
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     content = json.dumps(row).encode()
-    encoded, pieces = encode_line(tokenizer, 1, content), split_line(tokenizer, 1, content)
+    encoded, pieces = split_line(tokenizer, 1, content)
+    assert encoded == encode_line(tokenizer, 1, content)
     assert "".join(text for text, _ in pieces) == tokenizer.apply_chat_template(row["messages"], tokenize=False)
     learned = tokenizer.decode([label for label in encoded.labels if label != IGNORED_LABEL])
     assert "".join(text for text, is_learned in pieces if is_learned) == learned

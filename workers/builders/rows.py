@@ -5,7 +5,7 @@ Validation counts with the same function that training learns from, so what was 
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,12 @@ class EncodedRow:
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Line numbers and lines that hold something."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line
+        yield from number_lines(file)
+
+
+def number_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """As `read_lines`, of lines that are read already."""
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def encode_line(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) -> EncodedRow:
@@ -48,9 +51,11 @@ def encode_line(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) -
     return _encode(tokenizer, _render(tokenizer, line, content), line)[0]
 
 
-def split_line(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) -> list[tuple[str, bool]]:
-    """The line's text as the model sees it, in pieces of neighbouring tokens, with whether they are learned. Raises
-    BadDataError."""
+def split_line(
+    tokenizer: PreTrainedTokenizerBase, line: int, content: bytes
+) -> tuple[EncodedRow, list[tuple[str, bool]]]:
+    """As `encode_line`, and the line's text as the model sees it, in pieces of neighbouring tokens, with whether they
+    are learned."""
     rendered = _render(tokenizer, line, content)
     encoded, offsets = _encode(tokenizer, rendered, line)
     pieces: list[tuple[str, bool]] = []
@@ -62,7 +67,7 @@ def split_line(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) ->
         elif text:
             pieces.append((text, is_learned))
         at = max(at, end)
-    return pieces
+    return encoded, pieces
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, line: int, content: bytes) -> Rendered:

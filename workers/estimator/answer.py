@@ -25,9 +25,8 @@ from workers.estimator.context import USUAL_DEVICE_BYTES, measure_context, works
 from workers.estimator.depth import Plan, Recording, Unstretchable, plan_depth, shrink_config, stretch
 from workers.estimator.request import Devices, Request
 from workers.estimator.resident import find_peaks
-from workers.estimator.sharding import shard
+from workers.estimator.sharding import insert, shard
 from workers.estimator.step import STEPS, record_steps
-from workers.estimator.tracker import Born
 
 PARTS = (
     "base_weights",
@@ -150,11 +149,9 @@ def _record_as(request: Request, config: PreTrainedConfig, plan: Plan) -> tuple[
 def _with_workspaces(recording: Recording) -> Recording:
     """cuBLAS takes its workspaces from the allocator at the first products, after the model is loaded."""
     place = next(start for start, (name, _) in recording.marks if name == "step")
-    added: list[Born] = workspaces()
+    added = workspaces()
     numbers = list(range(len(recording.births), len(recording.births) + len(added)))
-    marks = [(at + len(added) * (at > place or label[0] == "step"), label) for at, label in recording.marks]
-    events = recording.events[:place] + numbers + recording.events[place:]
-    return Recording(events, recording.births + added, marks, recording.flops)
+    return insert(recording, recording.births + added, {place: numbers})
 
 
 def _find_peak(recording: Recording) -> tuple[int, Counter[str]]:

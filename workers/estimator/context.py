@@ -1,5 +1,6 @@
 """What a CUDA process takes beside its tensors: each constant with its source."""
 
+from orchestrator.domain.estimate import COLLECTIVE_BYTES
 from workers.estimator.request import Devices
 from workers.estimator.tracker import Born
 
@@ -15,10 +16,6 @@ CONTEXT_BYTES = 2_000_000_000
 training anatomy", where nvidia-smi shows 1343 MB for a single number). It depends on device, driver and version, none
 of which a request names; too little would say 'fits' for what dies. (1343 MB left one published nvidia-smi figure 4 %
 above the prediction.)"""
-COLLECTIVE_CHANNELS, COLLECTIVE_BUFFERS, COLLECTIVE_BUFFER_BYTES = 32, 2, 10 * 2**20
-"""What NCCL takes beside the allocator where devices work together: as many channels with a buffer of that size for
-each peer, as on eight H100s (nccl#1685, its log of allocations); a peer each for ring and tree within a machine, where
-memory grows with the channels and not with the devices (nccl#986). Fewer channels on slower links."""
 USUAL_DEVICE_BYTES = 84_987_740_160
 """79.15 GiB, what torch reports as the memory of an 80 GB A100 or H100. Near its limit the allocator gives back what it
 holds without need, so a peak close to it is played again on a device of this size."""
@@ -26,8 +23,7 @@ holds without need, so a peak close to it is played again on a device of this si
 
 def measure_context(devices: Devices) -> int:
     """Bytes of the process on a device that are not the allocator's."""
-    collectives = COLLECTIVE_CHANNELS * COLLECTIVE_BUFFERS * COLLECTIVE_BUFFER_BYTES
-    return CONTEXT_BYTES + (0 if devices.sharding == "none" else collectives)
+    return CONTEXT_BYTES + (0 if devices.sharding == "none" else COLLECTIVE_BYTES)
 
 
 def workspaces() -> list[Born]:

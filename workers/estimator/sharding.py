@@ -29,13 +29,14 @@ def _add_buckets(recording: Recording) -> Recording:
     first, second = (start for start, (name, _) in recording.marks if name == "step")
     births, events = list(recording.births), recording.events
     sent = _broadcast(births, events[:first])
-    sizes = [births[event].size_bytes for event in events[first:second] if event >= 0 and _is_gradient(births[event])]
+    made = [births[event] for event in events[first:second] if event >= 0]
+    sizes = [born.size_bytes for born in made if born.kind == "gradients"]
     once = [len(births)]
     births.append(Born(sum(sizes), "gradients", -1))
     buckets = [sum(bucket) for bucket in _fill_buckets(sizes, FIRST_BUCKET_BYTES, BUCKET_BYTES)]
     rebuilt = list(range(len(births), len(births) + len(buckets)))
     births += [Born(size, "gradients", -1) for size in buckets]
-    return _insert(recording, births, {first: sent + once, second: [~once[0], *rebuilt]})
+    return insert(recording, births, {first: sent + once, second: [~once[0], *rebuilt]})
 
 
 def _broadcast(births: list[Born], loaded: list[int]) -> list[int]:
@@ -52,10 +53,6 @@ def _broadcast(births: list[Born], loaded: list[int]) -> list[int]:
     return events + [~number for number in numbers[-1:]]
 
 
-def _is_gradient(born: Born) -> bool:
-    return born.kind == "gradients"
-
-
 def _fill_buckets(sizes: list[int], first_bytes: int, other_bytes: int) -> list[list[int]]:
     """Sizes of what is in each bucket: one is closed by the tensor that reaches its bound."""
     buckets: list[list[int]] = [[]]
@@ -68,14 +65,14 @@ def _fill_buckets(sizes: list[int], first_bytes: int, other_bytes: int) -> list[
     return [bucket for bucket in buckets if bucket]
 
 
-def _insert(recording: Recording, births: list[Born], insertions: dict[int, list[int]]) -> Recording:
-    """The recording with more events at the beginning of some sections."""
+def insert(recording: Recording, births: list[Born], insertions: dict[int, list[int]]) -> Recording:
+    """The recording with more events at the beginning of the steps that start at these places."""
     events: list[int] = []
     marks = []
     ends = [start for start, _ in recording.marks[1:]] + [len(recording.events)]
     for (start, label), end in zip(recording.marks, ends, strict=True):
         marks.append((len(events), label))
         if label[0] == "step":
-            events += insertions[start]
+            events += insertions.get(start, [])
         events += recording.events[start:end]
     return Recording(events, births, marks, recording.flops)

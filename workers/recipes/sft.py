@@ -37,7 +37,7 @@ from workers.builders.optimizer import optimizer_arguments
 from workers.checkpoints import Restored, fetch_checkpoint, save_adapter
 from workers.context import Context, raise_if_stopped
 from workers.failures import StopRequested
-from workers.gang import SILENCE_SECONDS, count_ranks, get_rank, sum_over_ranks
+from workers.gang import count_ranks, get_rank, sum_over_ranks
 from workers.malloc import trim_after_layers
 from workers.models import resolve_model
 from workers.recipes.probe import WorstBatchProbe
@@ -245,7 +245,6 @@ def build_trainer(
         logging_nan_inf_filter=False,
         report_to="none",
         ddp_find_unused_parameters=False,  # every part of an adapter takes part in every step
-        ddp_timeout=SILENCE_SECONDS,
         disable_tqdm=True,
         **optimizer_arguments(plan, device.kind),
         **precision_arguments(plan),
