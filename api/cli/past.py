@@ -1,4 +1,4 @@
-"""Commands about what was: who held the devices, who changed what by hand."""
+"""Commands about what was: who held the devices, who changed what."""
 
 from typing import Annotated, cast
 
@@ -42,14 +42,16 @@ def _hold_row(console: Console, hold: Hold, now: int) -> tuple[str | Text, ...]:
 
 
 def audit(
-    actor: Annotated[str | None, typer.Option(help="Only what this key did, by its id.")] = None,
+    actor: Annotated[
+        str | None, typer.Option(help="Only what this key did, by its id; scheduler for the pool itself.")
+    ] = None,
     action: Annotated[str | None, typer.Option(help="Only this verb: team.terms, or team for all of them.")] = None,
     since: Annotated[str | None, typer.Option(help="What was done then or later: 2026-11-01, or a moment.")] = None,
     until: Annotated[str | None, typer.Option(help="What was done before: 2026-12-01, or a moment.")] = None,
     limit: Annotated[int, typer.Option(help="The most entries.", min=1)] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was changed by hand, newest first."""
+    """Show what was changed, by hand or by the pool itself, newest first."""
     given = {"actor": actor, "action": action, "since": since, "until": until}
     which = cast(AuditFilter, {name: value for name, value in given.items() if value is not None})
     with connect() as client:

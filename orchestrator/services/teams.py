@@ -27,6 +27,8 @@ _NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 MOST_HOLDS = 50_000
 """Read for shares; what came before so many holds is not told."""
 MOST_CHANGES = 1000
+AUTOMATIC_ACTOR = audit.AUTOMATIC
+"""In place of a key's id, in the log, for what the pool did by itself."""
 
 
 def require_admin(caller: Caller) -> None:
@@ -130,7 +132,7 @@ class Teams:
         """Change what a team is promised (see `store.teams.TERMS`); what is not named stays. Admins only.
 
         Raises InvalidRequestError, naming the field, for terms that contradict each other. Jobs that run go on: a lower
-        ceiling or budget holds for the next start.
+        ceiling or budget holds for the next start. Only what became another is in the log.
         """
         require_admin(caller)
         with self.store.write() as tx:
@@ -138,14 +140,10 @@ class Teams:
             changed = replace(team, **terms)
             _require_sound(changed)
             teams.record_terms(tx, team.team_id, terms)
-            audit.append_entry(
-                tx,
-                caller,
-                "team.terms",
-                team.name,
-                team_id=team.team_id,
-                data={name: {"from": getattr(team, name), "to": value} for name, value in terms.items()},
-            )
+            before = {name: getattr(team, name) for name in terms}
+            said = {name: {"from": before[name], "to": value} for name, value in terms.items() if before[name] != value}
+            if said:
+                audit.append_entry(tx, caller, "team.terms", team.name, team_id=team.team_id, data=said)
             return read_standing(tx, changed)
 
     def standings(self, caller: Caller, found: Sequence[Team]) -> tuple[Standing, ...]:
@@ -185,7 +183,8 @@ class Teams:
     def audit_log(
         self, caller: Caller, *, which: AuditQuery = ALL_ENTRIES, limit: int = 100, after: int | None = None
     ) -> Page[AuditEntry]:
-        """What was changed by hand, newest first: everything for an admin, what concerns one's team for others."""
+        """What was changed, by hand or by the pool itself, newest first: everything for an admin, what concerns one's
+        team for others."""
         with self.store.read() as tx:
             found = audit.list_entries(
                 tx, team_id=caller.visible_team_id, which=which, before_id=after, limit=limit + 1

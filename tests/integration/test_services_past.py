@@ -1,4 +1,4 @@
-"""Who held what when, shares against guarantees, and the log of what was changed by hand, on both engines."""
+"""Who held what when, shares against guarantees, and the log of what was changed, on both engines."""
 
 from datetime import timedelta
 
@@ -125,6 +125,14 @@ def test_the_log_is_filtered_by_who_what_and_when(store: Store, caller: Caller, 
     assert actions(admin, until=newest) == ["key.revoke", "key.create"]
     assert Teams(store).audit_actions(admin) == ("key.create", "key.revoke", "team.terms")
     assert Teams(store).audit_actions(caller) == ("team.terms",)
+
+
+def test_the_log_has_only_the_terms_that_became_others(store: Store, admin: Caller) -> None:
+    terms = {"guarantee_micros": 1_000_000, "ceiling_micros": None, "weight_millis": 1000}
+    for _ in range(2):
+        Teams(store).set_terms(admin, "vision", terms)
+    (entry,) = Teams(store).audit_log(admin).items
+    assert entry.data == {"guarantee_micros": {"from": 0, "to": 1_000_000}}
 
 
 def test_prices_and_nodes_are_in_the_log(store: Store, admin: Caller) -> None:

@@ -20,7 +20,7 @@ HOURS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRow:
-    """A node with its devices; `said` is what an admin has said of it."""
+    """A node with its devices; `said` is what an admin, or the pool itself, has said of it."""
 
     name: str
     devices: int

@@ -64,8 +64,8 @@ def show_history(found: PoolHistoryOut, bars: Sequence[DeviceBar]) -> History:
     looks = {runner.name: runner.look for runner in runners}
     drawn = found.data[-MOST_BLOCKS:]
     by_device: dict[str, list[HoldOut]] = {bar.device.id: [] for bar in bars if bar.device.online}
-    for hold in drawn:
-        by_device.setdefault(hold.device_id, []).append(hold)
+    by_device |= _group(found.data)
+    blocks = _group(drawn)
     types = {bar.device.id: bar.device.device_type for bar in bars}
     return History(
         since=found.since,
@@ -74,7 +74,7 @@ def show_history(found: PoolHistoryOut, bars: Sequence[DeviceBar]) -> History:
             DeviceHistory(
                 device_id=device_id,
                 device_type=types.get(device_id) or holds[0].device_type,
-                stretches=tuple(_stack(holds, found, looks, sizes.get(device_id, 0))),
+                stretches=tuple(_stack(blocks.get(device_id, ()), found, looks, sizes.get(device_id, 0))),
                 used_percent=_used_percent(holds, found, sizes.get(device_id, 0)),
             )
             for device_id, holds in sorted(by_device.items())
@@ -84,6 +84,14 @@ def show_history(found: PoolHistoryOut, bars: Sequence[DeviceBar]) -> History:
         total=len(found.data),
         drawn=len(drawn),
     )
+
+
+def _group(holds: Sequence[HoldOut]) -> dict[str, list[HoldOut]]:
+    """By device."""
+    groups: dict[str, list[HoldOut]] = {}
+    for hold in holds:
+        groups.setdefault(hold.device_id, []).append(hold)
+    return groups
 
 
 def _rank_runners(found: PoolHistoryOut, sizes: dict[str, int]) -> list[Runner]:
