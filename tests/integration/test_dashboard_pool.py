@@ -259,8 +259,14 @@ def test_a_pool_with_nothing_in_it_has_all_its_pages(
                 answer = http.get(path)
                 assert answer.status_code == 200, path
                 assert answer.text.count("<h1>") == 1
-            assert "No node has joined yet" in http.get("/pool").text
-            assert "No key speaks for this team" in http.get(f"/teams/{team}").text
+            said = {
+                "/data": "No files yet",
+                "/jobs": "No jobs yet",
+                "/models": "No base model yet",
+                "/pool": "No node has joined yet",
+                f"/teams/{team}": "No key speaks for this team",
+            }
+            assert [path for path, words in said.items() if words not in http.get(path).text] == []
 
 
 def test_a_thousand_teams_and_keys_are_a_page_that_says_what_it_leaves_out(
