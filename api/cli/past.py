@@ -1,5 +1,6 @@
 """Commands about what was: who held the devices, who changed what."""
 
+from itertools import islice
 from typing import Annotated, cast
 
 import typer
@@ -56,7 +57,7 @@ def audit(
     which = cast(AuditFilter, {name: value for name, value in given.items() if value is not None})
     with connect() as client:
         entries = client.teams.audit(**which)
-        found = [entry for _, entry in zip(range(limit), entries, strict=False)]
+        found = list(islice(entries, limit))
         columns = ("WHEN", "KEY", "WHAT", "OF", "DETAILS")
         rows = [_audit_row(entry) for entry in found]
         show(

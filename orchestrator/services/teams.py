@@ -152,18 +152,22 @@ class Teams:
             active = attempts.list_active(tx)
             return tuple(read_standing(tx, team, active) for team in found)
 
-    def shares(self, caller: Caller, *, days: int) -> Shares:
+    def shares(self, caller: Caller, *, days: int, team_id: str | None = None) -> Shares:
         """What teams held in the last `days` (1 to 31) against their guarantees as they were then: all teams for an
-        admin, one's own for others. It begins later where there were more than MOST_HOLDS."""
+        admin, one's own for others; or `team_id` alone. It begins later where there were more than MOST_HOLDS.
+
+        Raises NotFoundError for a team that the caller does not see.
+        """
+        read_id = caller.visible_team_id or team_id
         with self.store.read() as tx:
             grid = make_grid(tx.now(), days)
-            holds = list_holds(tx, grid.since_at, team_id=caller.visible_team_id, limit=MOST_HOLDS)
+            holds = list_holds(tx, grid.since_at, team_id=read_id, limit=MOST_HOLDS)
             past = [hold.until_at for hold in holds if hold.until_at is not None]
             if len(past) == MOST_HOLDS:
                 grid = grid.clip(min(past))
             which = AuditQuery(action="team.terms", since=grid.since_at)
-            changes = audit.list_entries(tx, team_id=caller.visible_team_id, which=which, limit=MOST_CHANGES)
-            found = _visible_teams(tx, caller)
+            changes = audit.list_entries(tx, team_id=read_id, which=which, limit=MOST_CHANGES)
+            found = _visible_teams(tx, caller) if team_id is None else (_get_visible_team(tx, caller, team_id),)
         held = sum_shares(holds, grid)
         nothing = [0.0] * len(grid.starts)
         return Shares(
@@ -197,10 +201,8 @@ class Teams:
             return tuple(audit.list_actions(tx, caller.visible_team_id))
 
     def get(self, caller: Caller, team_id: str) -> Team:
-        if caller.visible_team_id not in {None, team_id}:
-            raise NotFoundError(f"No such team: {team_id}")
         with self.store.read() as tx:
-            return teams.get_team(tx, team_id)
+            return _get_visible_team(tx, caller, team_id)
 
     def list(self, caller: Caller) -> tuple[Team, ...]:
         """All teams for an admin, one's own for others."""
@@ -212,6 +214,12 @@ def _visible_teams(tx: ReadTx, caller: Caller) -> tuple[Team, ...]:
     if caller.visible_team_id is None:
         return tuple(teams.list_teams(tx))
     return (teams.get_team(tx, caller.team_id),)
+
+
+def _get_visible_team(tx: ReadTx, caller: Caller, team_id: str) -> Team:
+    if caller.visible_team_id not in {None, team_id}:
+        raise NotFoundError(f"No such team: {team_id}")
+    return teams.get_team(tx, team_id)
 
 
 def _guarantee_changes(entries: Sequence[AuditEntry], team_id: str) -> list[tuple[datetime, Mapping[str, int]]]:

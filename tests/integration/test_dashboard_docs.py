@@ -4,35 +4,22 @@ import json
 import re
 from collections.abc import Iterator
 from html import unescape
-from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
 import pytest
 
 from api.dashboard.session import COOKIE, THEME_COOKIE
-from tests.support.servers import ApiServer, run_server
-from tests.support.storage import StorageServer
+from tests.support.servers import ApiServer
 
 HTML = {"accept": "text/html"}
 LINK = re.compile(r'<a\b[^>]*?\shref="([^"]*)"')
 ID = re.compile(r'\sid="([^"]*)"')
 
 
-@pytest.fixture(scope="module")
-def server(
-    storage_server: StorageServer, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ApiServer]:
-    folder = tmp_path_factory.mktemp("docs")
-    database = folder / "tunepool.db"
-    database.write_bytes(sqlite_template.read_bytes())
-    with run_server(storage_server, f"sqlite:///{database}", folder) as started:
-        yield started
-
-
 @pytest.fixture
-def stranger(server: ApiServer) -> Iterator[httpx2.Client]:
-    with server.http("", **HTML) as client:
+def stranger(bare_server: ApiServer) -> Iterator[httpx2.Client]:
+    with bare_server.http("", **HTML) as client:
         yield client
 
 
@@ -86,8 +73,8 @@ def test_the_document_of_the_api_is_open_too_and_its_framework_has_no_pages_here
     assert "cdn" not in stranger.get("/docs").text
 
 
-def test_whoever_is_logged_in_stays_so(server: ApiServer, stranger: httpx2.Client) -> None:
-    stranger.cookies.set(COOKIE, server.make_key())
+def test_whoever_is_logged_in_stays_so(bare_server: ApiServer, stranger: httpx2.Client) -> None:
+    stranger.cookies.set(COOKIE, bare_server.make_key())
     known = stranger.get("/docs/choosing").text
     assert "Log out" in known
     assert "New job" in known

@@ -3,8 +3,6 @@
 import ast
 from typing import Any
 
-import pytest
-
 from api.dashboard.views.budgets import show_budget
 from api.dashboard.views.burn import draw_burn
 from api.dashboard.views.changes import WORDS, show_changes
@@ -92,12 +90,14 @@ def shares(*rows: tuple[str, list[float], list[float]]) -> SharesOut:
 
 
 def test_shares_are_steps_on_one_scale_the_largest_first() -> None:
-    first, second = draw_shares(shares(("a", [0, 1], [1, 1]), ("b", [2, 2], [0, 4])))
+    found = shares(("a", [0, 1], [1, 1]), ("b", [2, 2], [0, 4]))
+    first, second = draw_shares(found, with_slots=True)
     assert (first.name, second.name) == ("b", "a")
-    assert first.top == second.top == pytest.approx(4.4)
+    assert first.area == "M0 100V54.55H500V54.55H1000V100Z"
     assert second.area == "M0 100V100H500V77.27H1000V100Z"
     assert (second.average, second.highest, second.guaranteed) == (0.5, 1, 1)
     assert first.slots[1].title == "1 January 01:00 UTC: 2.00 held, 4 guaranteed"
+    assert [chart.slots for chart in draw_shares(found)] == [(), ()]
 
 
 def test_a_team_that_held_nothing_has_a_flat_chart() -> None:
@@ -166,6 +166,7 @@ def test_a_budget_is_a_meter_that_warns() -> None:
     assert (near.total, near.billed, near.held, near.left) == (10_000_000, 6_500_000, 2_000_000, 1_500_000)
     assert [(placed.x, placed.width) for placed in near.placed] == [(0, 650), (650, 200)]
     assert near.look == "near"
+    assert near.warning_x == 800
     assert show_budget(team_with(100, **amounts)).look == "over"
 
 

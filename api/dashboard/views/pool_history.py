@@ -25,7 +25,6 @@ class Stretch:
     y: float
     height: float
     title: str
-    job_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +138,6 @@ def _stack(holds: Sequence[HoldOut], found: PoolHistoryOut, looks: dict[str | No
                 y=round(HEIGHT - HEIGHT * top, 2),
                 height=round(height, 2),
                 title=_say(hold, until),
-                job_id=hold.job_id,
             )
         )
     return stretches
