@@ -171,7 +171,10 @@ WhichJobs = Annotated[JobQuery, Depends(_job_query)]
 
 
 async def _audit_query(
-    actor: Annotated[str | None, Query(max_length=128, description="Only what this key did, by its id.")] = None,
+    actor: Annotated[
+        str | None,
+        Query(max_length=128, description="Only what this key did, by its id; `scheduler` for the pool itself."),
+    ] = None,
     action: Annotated[
         str | None, Query(max_length=64, description="Only this verb, such as team.terms; its first part is enough.")
     ] = None,

@@ -9,7 +9,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 from orchestrator.domain.errors import InvalidRequestError
 
@@ -41,6 +41,12 @@ def explain_problems(
         texts.append(f"and {len(shown) - MAX_SHOWN_PROBLEMS} more")
     first = shown[0]
     return InvalidRequestError("; ".join(texts), code=_code_of(groups[first]), param=dotted(first) or None)
+
+
+def explain_model(error: ValidationError, *, body: Any, model: type[BaseModel]) -> InvalidRequestError:
+    """As `explain_problems`, for a body that was checked by its model and not by a route."""
+    problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+    return explain_problems(problems, body=body, model=model)
 
 
 def dotted(path: Path) -> str:

@@ -72,7 +72,7 @@ def _draw_facts(console: Console, job: Job, attempts: tuple[Attempt, ...]) -> No
             ("created", say_moment(job.created_at)),
             ("ran for", say_seconds(took)),
             ("attempts", str(len(attempts)) if len(attempts) > 1 else None),
-            ("device", ran.device_id if ran else None),
+            ("device", ", ".join(ran.device_ids or (ran.device_id,)) if ran else None),
             ("memory", _say_memory(ran) if ran else None),
             ("billed", say_usd(cost.billed_usd_micros) if cost else None),
             ("lost", lost),

@@ -1,5 +1,6 @@
-"""Commands about what was: who held the devices, who changed what by hand."""
+"""Commands about what was: who held the devices, who changed what."""
 
+from itertools import islice
 from typing import Annotated, cast
 
 import typer
@@ -42,19 +43,21 @@ def _hold_row(console: Console, hold: Hold, now: int) -> tuple[str | Text, ...]:
 
 
 def audit(
-    actor: Annotated[str | None, typer.Option(help="Only what this key did, by its id.")] = None,
+    actor: Annotated[
+        str | None, typer.Option(help="Only what this key did, by its id; scheduler for the pool itself.")
+    ] = None,
     action: Annotated[str | None, typer.Option(help="Only this verb: team.terms, or team for all of them.")] = None,
     since: Annotated[str | None, typer.Option(help="What was done then or later: 2026-11-01, or a moment.")] = None,
     until: Annotated[str | None, typer.Option(help="What was done before: 2026-12-01, or a moment.")] = None,
     limit: Annotated[int, typer.Option(help="The most entries.", min=1)] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was changed by hand, newest first."""
+    """Show what was changed, by hand or by the pool itself, newest first."""
     given = {"actor": actor, "action": action, "since": since, "until": until}
     which = cast(AuditFilter, {name: value for name, value in given.items() if value is not None})
     with connect() as client:
         entries = client.teams.audit(**which)
-        found = [entry for _, entry in zip(range(limit), entries, strict=False)]
+        found = list(islice(entries, limit))
         columns = ("WHEN", "KEY", "WHAT", "OF", "DETAILS")
         rows = [_audit_row(entry) for entry in found]
         show(

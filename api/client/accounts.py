@@ -1,4 +1,4 @@
-"""Teams, keys, shares, and what was changed by hand, as the API answers with them (see `results`)."""
+"""Teams, keys, shares, and what was changed, as the API answers with them (see `results`)."""
 
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ class Shares(Result):
 
 
 class AuditEntry(Result):
-    """One change that somebody made by hand."""
+    """One change that somebody made by hand, or that the pool made by itself: then key and team are `scheduler`."""
 
     id: str
     at: int

@@ -24,8 +24,8 @@ class TermFields(TypedDict, total=False):
 
 
 class AuditFilter(TypedDict, total=False):
-    """`actor` is a key's id, `action` a verb such as team.terms or its first part, `team` a team's id; moments as for
-    usage."""
+    """`actor` is a key's id, or `scheduler` for the pool itself; `action` a verb such as team.terms, or its first part;
+    `team` a team's id. Moments are as for usage."""
 
     actor: str
     action: str
@@ -54,7 +54,7 @@ class Teams:
         return Shares.model_validate(self._transport.get(f"{TEAMS}/shares", {"days": days}))
 
     def audit(self, **which: Unpack[AuditFilter]) -> Iterator[AuditEntry]:
-        """What was changed by hand, newest first."""
+        """What was changed, by hand or by the pool itself, newest first."""
         return read_pages(self._transport, "/v1/audit", AuditEntry, {"limit": 100, **cast(dict[str, str], which)})
 
 

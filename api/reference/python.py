@@ -12,7 +12,13 @@ from api.client.results import Result
 from api.reference.tables import WRITTEN, page, table
 
 RESULT_MODULES = (results, accounts, devices, waits, simulation)
-FIELD_DICTS: tuple[Any, ...] = (jobs.JobFields, jobs.ChangeFields, jobs.EstimateFields, teams.TermFields)
+FIELD_DICTS: tuple[Any, ...] = (
+    jobs.JobFields,
+    jobs.ChangeFields,
+    jobs.EstimateFields,
+    teams.TermFields,
+    teams.AuditFilter,
+)
 MODULE_PATH = re.compile(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])")
 
 
@@ -26,10 +32,15 @@ def render_client() -> str:
         for method, function in inspect.getmembers(namespace, inspect.isfunction):
             if not method.startswith("_"):
                 lines += _method(f"client.{name}.{method}", function)
-    lines += ["## Fields", "", "What `**fields`, `**changes` and `**terms` may be; all of them may be left out.", ""]
+    lines += [
+        "## Fields",
+        "",
+        "What `**fields`, `**changes`, `**terms` and `**which` may be; all of them may be left out.",
+        "",
+    ]
     for fields in FIELD_DICTS:
         rows = [(f"`{name}`", f"`{_type(kind)}`") for name, kind in typing.get_type_hints(fields).items()]
-        lines += [f"### {fields.__name__}", "", fields.__doc__ or "", "", *table(("Field", "Type"), rows)]
+        lines += [f"### {fields.__name__}", "", _own_docstring(fields), "", *table(("Field", "Type"), rows)]
     return page([*lines, *_objects(), *_errors()])
 
 

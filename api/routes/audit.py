@@ -1,4 +1,4 @@
-"""What was changed by hand, by whom."""
+"""What was changed, by whom."""
 
 from fastapi import APIRouter
 
@@ -10,7 +10,7 @@ from api.schemas.wire import ListPage, list_page
 router = APIRouter(prefix="/v1/audit", tags=["Teams"])
 
 
-@router.get("", responses=failures(400), summary="List changes made by hand")
+@router.get("", responses=failures(400), summary="List changes")
 def list_audit(
     caller: Reader, teams: Teams, which: WhichEntries, after: After = None, limit: PageLimit = 20
 ) -> ListPage[AuditOut]:

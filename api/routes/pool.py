@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/pool", tags=["Pool"], route_class=JsonRoute)
 def get_pool(caller: Reader, pool: Pool) -> PoolOut:
     """Every device with what holds it. Whose a hold is shows to its own team and to admins."""
     devices = [DeviceOut.of(view, caller.visible_team_id) for view in pool.list(caller)]
-    nodes = [NodeOut.of(node) for node in pool.nodes(caller) if node.cordoned_at is not None]
+    nodes = [NodeOut.of(node) for node in pool.nodes(caller)]
     lacks = [LackOut.of(lack) for lack in pool.lacks(caller)]
     return PoolOut(object="pool", rules=RulesOut.of(pool.rules), devices=devices, nodes=nodes, lacks=lacks)
 

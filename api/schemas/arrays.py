@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from api.schemas.submissions import EXAMPLE, JobCreate
 from api.schemas.wire import Asked, Identified, Wire, unix
-from api.validation import explain_problems
+from api.validation import explain_model
 from orchestrator.domain.arrays import Variant, Variation, expand
 from orchestrator.services.arrays import ArrayDetail, ArrayView, Member, Terms
 
@@ -50,9 +50,7 @@ def _to_variant(variation: Variation) -> Variant:
     try:
         spec = JobCreate.model_validate(variation.fields).to_spec()
     except ValidationError as invalid:
-        problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in invalid.errors()]
-        error = explain_problems(problems, body=variation.fields, model=JobCreate)
-        raise variation.locate(error) from invalid
+        raise variation.locate(explain_model(invalid, body=variation.fields, model=JobCreate)) from invalid
     return Variant(variation=variation, spec=spec)
 
 

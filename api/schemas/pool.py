@@ -13,6 +13,11 @@ from orchestrator.domain.shares import Hold
 from orchestrator.services.pool import DeviceClaim, DeviceView, PoolPast
 
 
+def _is_visible(item: DeviceUse | DeviceClaim | Hold, visible_team_id: str | None) -> bool:
+    """Whether the caller may know whose it is; `visible_team_id` is None for an admin, who sees every team."""
+    return visible_team_id in {None, item.team_id}
+
+
 class UseOut(Wire):
     """One attempt's hold on a device. Whose it is shows only to its own team and to admins."""
 
@@ -26,7 +31,7 @@ class UseOut(Wire):
 
     @classmethod
     def of(cls, use: DeviceUse, visible_team_id: str | None) -> "UseOut":
-        visible = visible_team_id is None or visible_team_id == use.team_id
+        visible = _is_visible(use, visible_team_id)
         return cls(
             attempt_id=use.attempt_id if visible else None,
             job_id=use.job_id if visible else None,
@@ -51,7 +56,7 @@ class ClaimOut(Wire):
 
     @classmethod
     def of(cls, claim: DeviceClaim, visible_team_id: str | None) -> "ClaimOut":
-        visible = visible_team_id is None or visible_team_id == claim.team_id
+        visible = _is_visible(claim, visible_team_id)
         return cls(
             kind=claim.kind,
             job_id=claim.job_id if visible else None,
@@ -202,7 +207,7 @@ class HoldOut(Wire):
 
     @classmethod
     def of(cls, hold: Hold, past: PoolPast, visible_team_id: str | None) -> "HoldOut":
-        visible = visible_team_id is None or visible_team_id == hold.team_id
+        visible = _is_visible(hold, visible_team_id)
         return cls(
             attempt_id=hold.attempt_id if visible else None,
             job_id=hold.job_id if visible else None,

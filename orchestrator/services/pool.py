@@ -137,9 +137,9 @@ class Pool:
         return PoolPast(since_at=complete_since, until_at=until, holds=tuple(shown), team_names=names)
 
     def nodes(self, caller: Caller) -> tuple[Node, ...]:
-        """Nodes that an admin, or the pool itself, has said something about."""
+        """Nodes that take nothing new, because an admin, or the pool itself, said so."""
         with self.store.read() as tx:
-            return tuple(nodes.list_nodes(tx))
+            return tuple(node for node in nodes.list_nodes(tx) if node.cordoned_at is not None)
 
     def lacks(self, caller: Caller) -> tuple[Lack, ...]:
         """The devices that waiting jobs of all teams would need beyond those that there are."""

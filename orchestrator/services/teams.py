@@ -27,6 +27,8 @@ _NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
 MOST_HOLDS = 50_000
 """Read for shares; what came before so many holds is not told."""
 MOST_CHANGES = 1000
+AUTOMATIC_ACTOR = audit.AUTOMATIC
+"""In place of a key's id, in the log, for what the pool did by itself."""
 
 
 def require_admin(caller: Caller) -> None:
@@ -130,7 +132,7 @@ class Teams:
         """Change what a team is promised (see `store.teams.TERMS`); what is not named stays. Admins only.
 
         Raises InvalidRequestError, naming the field, for terms that contradict each other. Jobs that run go on: a lower
-        ceiling or budget holds for the next start.
+        ceiling or budget holds for the next start. Only what became another is in the log.
         """
         require_admin(caller)
         with self.store.write() as tx:
@@ -138,14 +140,10 @@ class Teams:
             changed = replace(team, **terms)
             _require_sound(changed)
             teams.record_terms(tx, team.team_id, terms)
-            audit.append_entry(
-                tx,
-                caller,
-                "team.terms",
-                team.name,
-                team_id=team.team_id,
-                data={name: {"from": getattr(team, name), "to": value} for name, value in terms.items()},
-            )
+            before = {name: getattr(team, name) for name in terms}
+            said = {name: {"from": before[name], "to": value} for name, value in terms.items() if before[name] != value}
+            if said:
+                audit.append_entry(tx, caller, "team.terms", team.name, team_id=team.team_id, data=said)
             return read_standing(tx, changed)
 
     def standings(self, caller: Caller, found: Sequence[Team]) -> tuple[Standing, ...]:
@@ -154,17 +152,21 @@ class Teams:
             active = attempts.list_active(tx)
             return tuple(read_standing(tx, team, active) for team in found)
 
-    def shares(self, caller: Caller, *, days: int) -> Shares:
+    def shares(self, caller: Caller, *, days: int, team_id: str | None = None) -> Shares:
         """What teams held in the last `days` (1 to 31) against their guarantees as they were then: all teams for an
-        admin, one's own for others. It begins later where there were more than MOST_HOLDS."""
+        admin, one's own for others; or `team_id` alone. It begins later where there were more than MOST_HOLDS.
+
+        Raises NotFoundError for a team that the caller does not see.
+        """
+        read_id = caller.visible_team_id or team_id
         with self.store.read() as tx:
             grid = make_grid(tx.now(), days)
-            holds, complete_since = list_holds(tx, grid.since_at, team_id=caller.visible_team_id, limit=MOST_HOLDS)
+            holds, complete_since = list_holds(tx, grid.since_at, team_id=read_id, limit=MOST_HOLDS)
             if complete_since > grid.since_at:
                 grid = grid.clip(complete_since)
             which = AuditQuery(action="team.terms", since=grid.since_at)
-            changes = audit.list_entries(tx, team_id=caller.visible_team_id, which=which, limit=MOST_CHANGES)
-            found = _visible_teams(tx, caller)
+            changes = audit.list_entries(tx, team_id=read_id, which=which, limit=MOST_CHANGES)
+            found = _visible_teams(tx, caller) if team_id is None else (_get_visible_team(tx, caller, team_id),)
         held = sum_shares(holds, grid)
         nothing = [0.0] * len(grid.starts)
         return Shares(
@@ -184,7 +186,8 @@ class Teams:
     def audit_log(
         self, caller: Caller, *, which: AuditQuery = ALL_ENTRIES, limit: int = 100, after: int | None = None
     ) -> Page[AuditEntry]:
-        """What was changed by hand, newest first: everything for an admin, what concerns one's team for others."""
+        """What was changed, by hand or by the pool itself, newest first: everything for an admin, what concerns one's
+        team for others."""
         with self.store.read() as tx:
             found = audit.list_entries(
                 tx, team_id=caller.visible_team_id, which=which, before_id=after, limit=limit + 1
@@ -197,10 +200,8 @@ class Teams:
             return tuple(audit.list_actions(tx, caller.visible_team_id))
 
     def get(self, caller: Caller, team_id: str) -> Team:
-        if caller.visible_team_id not in {None, team_id}:
-            raise NotFoundError(f"No such team: {team_id}")
         with self.store.read() as tx:
-            return teams.get_team(tx, team_id)
+            return _get_visible_team(tx, caller, team_id)
 
     def list(self, caller: Caller) -> tuple[Team, ...]:
         """All teams for an admin, one's own for others."""
@@ -212,6 +213,12 @@ def _visible_teams(tx: ReadTx, caller: Caller) -> tuple[Team, ...]:
     if caller.visible_team_id is None:
         return tuple(teams.list_teams(tx))
     return (teams.get_team(tx, caller.team_id),)
+
+
+def _get_visible_team(tx: ReadTx, caller: Caller, team_id: str) -> Team:
+    if caller.visible_team_id not in {None, team_id}:
+        raise NotFoundError(f"No such team: {team_id}")
+    return teams.get_team(tx, team_id)
 
 
 def _guarantee_changes(entries: Sequence[AuditEntry], team_id: str) -> list[tuple[datetime, Mapping[str, int]]]:

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.support.browsers import DESKTOP, PHONE, find_serious, visit
-from tests.support.servers import ApiServer, run_server
-from tests.support.storage import StorageServer
+from tests.support.servers import ApiServer
 
 pytestmark = pytest.mark.e2e
 ARTIFACTS = Path(os.environ.get("TUNEPOOL_TEST_ARTIFACTS", "artifacts")) / "docs"
@@ -25,23 +23,14 @@ LOOKED_AT = (
 """One page of each kind: lists, code, wide tables, a file, a search."""
 
 
-@pytest.fixture(scope="module")
-def server(
-    storage_server: StorageServer, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ApiServer]:
-    folder = tmp_path_factory.mktemp("docs")
-    database = folder / "tunepool.db"
-    database.write_bytes(sqlite_template.read_bytes())
-    with run_server(storage_server, f"sqlite:///{database}", folder) as started:
-        yield started
-
-
 @pytest.mark.parametrize(("theme", "size"), [("light", DESKTOP), ("dark", PHONE)], ids=["light desktop", "dark phone"])
-def test_pages_of_each_kind_read_well(browser: Browser, server: ApiServer, theme: str, size: dict[str, int]) -> None:
+def test_pages_of_each_kind_read_well(
+    browser: Browser, bare_server: ApiServer, theme: str, size: dict[str, int]
+) -> None:
     """Nothing that the policy refuses, nothing wider than the window, nothing serious for axe."""
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"viewport": size, "color_scheme": theme, "reduced_motion": "reduce"}
-    with visit(browser, server.url, None, **options) as found:
+    with visit(browser, bare_server.url, None, **options) as found:
         for path in LOOKED_AT:
             page = found.open(path)
             assert find_serious(page) == [], path
@@ -49,17 +38,17 @@ def test_pages_of_each_kind_read_well(browser: Browser, server: ApiServer, theme
             page.screenshot(path=ARTIFACTS / f"{name}-{theme}-{size['width']}.png", full_page=True)
 
 
-def test_no_page_is_wider_than_a_phone(browser: Browser, server: ApiServer) -> None:
+def test_no_page_is_wider_than_a_phone(browser: Browser, bare_server: ApiServer) -> None:
     """Tables and code scroll by themselves."""
-    with visit(browser, server.url, None, viewport=PHONE) as found:
-        for entry in server.app.state.library.contents:
+    with visit(browser, bare_server.url, None, viewport=PHONE) as found:
+        for entry in bare_server.app.state.library.contents:
             page = found.open(entry.address)
             too_wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert too_wide <= 0, entry.address
 
 
-def test_a_stranger_reads_searches_and_copies_by_keyboard(browser: Browser, server: ApiServer) -> None:
-    with visit(browser, server.url, None, permissions=["clipboard-read", "clipboard-write"]) as found:
+def test_a_stranger_reads_searches_and_copies_by_keyboard(browser: Browser, bare_server: ApiServer) -> None:
+    with visit(browser, bare_server.url, None, permissions=["clipboard-read", "clipboard-write"]) as found:
         page = found.open("/docs/quickstart")
         page.keyboard.press("Tab")
         expect(page.locator(".skip")).to_be_focused()
@@ -76,8 +65,8 @@ def test_a_stranger_reads_searches_and_copies_by_keyboard(browser: Browser, serv
         expect(page.locator("#cannot_fit")).to_be_in_viewport()
 
 
-def test_reading_needs_no_scripts(browser: Browser, server: ApiServer) -> None:
-    with visit(browser, server.url, None, java_script_enabled=False, viewport=PHONE) as found:
+def test_reading_needs_no_scripts(browser: Browser, bare_server: ApiServer) -> None:
+    with visit(browser, bare_server.url, None, java_script_enabled=False, viewport=PHONE) as found:
         page = found.open("/docs")
         page.locator("summary", has_text="pages and search").click()
         page.get_by_role("navigation", name="Documentation").get_by_role("link", name="Costs", exact=True).click()

@@ -17,6 +17,7 @@ from api.auth import PUBLIC_FOLDERS, PUBLIC_PATHS
 from orchestrator.domain.teams import Role
 from orchestrator.services.keys import make_secret
 from orchestrator.store.tables.accounts import api_keys
+from tests.support.databases import copy_template
 from tests.support.servers import ApiServer, run_server
 from tests.support.storage import StorageServer
 from tests.support.trainers import Trainer
@@ -199,9 +200,8 @@ def world(
     storage_server: StorageServer, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("access")
-    database = folder / "tunepool.db"
-    database.write_bytes(sqlite_template.read_bytes())
-    with run_server(storage_server, f"sqlite:///{database}", folder, model_roots=(tiny_model.parent,)) as server:
+    url = copy_template(sqlite_template, folder)
+    with run_server(storage_server, url, folder, model_roots=(tiny_model.parent,)) as server:
         server.services.models.add(server.admin, "tiny", str(tiny_model))
         yield _fill_world(server)
 

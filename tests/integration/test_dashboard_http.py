@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from api.dashboard.session import make_token
+from api.dashboard.views.job_form import FIELDS
 from tests.support.dashboards import HOSTILE_LINES, HOSTILE_NAME, HTML, JOBS, PAGES, Pool, chats, surf, token, upload
 
 FORM = {**HTML, "content-type": "application/x-www-form-urlencoded"}
@@ -259,6 +260,13 @@ def test_the_form_says_when_the_job_would_start(dashboard: Pool, member: httpx2.
     with dashboard.server.http(dashboard.keys["support"]) as http:
         said = http.post("/v1/estimates", json={"model": "tiny", "training_file": dashboard.ids["file"]}).json()
     assert abs(said["expected_start_at"] - time.time()) < 60
+
+
+def test_every_field_of_the_form_can_be_filled_in(dashboard: Pool, member: httpx2.Client) -> None:
+    form = {"model": "tiny", "count": "2", "csrf": token(dashboard, "support")}
+    text = member.post("/new/preview", data=form).text
+    assert 'name="count" value="2"' in text
+    assert [field.name for field in FIELDS if f' name="{field.name}"' not in text] == []
 
 
 def test_a_preset_fills_its_fields_and_leaves_the_others(dashboard: Pool, member: httpx2.Client) -> None:

@@ -3,11 +3,16 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx2
 import pytest
+from sqlalchemy import update
 
+from orchestrator.store.audit import append_automatic
+from orchestrator.store.nodes import record_node
+from orchestrator.store.tables.attempts import attempts
 from tests.support.commands import Tunepool
 from tests.support.dashboards import JOBS, PAGES, Pool, surf, token
 from tests.support.rows import add_key, add_team
@@ -169,6 +174,23 @@ def test_an_admin_cordons_drains_and_lets_a_node_go_on(dashboard: Pool, admin: h
         assert http.post("/pool/nodes/node-b/drain", data={"csrf": token(dashboard, "support")}).status_code == 403
 
 
+def test_a_node_that_rests_is_told_from_one_that_an_admin_cordoned(dashboard: Pool, admin: httpx2.Client) -> None:
+    """The pool's own changes are in an admin's log, who may ask for them alone."""
+    with dashboard.server.services.store.write() as tx:
+        record_node(tx, "node-b", cordoned=True, automatic=True)
+        append_automatic(tx, "node.rest", "node-b")
+    text = admin.get("/pool").text
+    assert "rests</span>" in text
+    assert "comes back when a job needs it" in text
+    assert "cordoned" not in text
+    changes = admin.get("/teams/audit?actor=scheduler").text
+    assert '<option value="scheduler" selected>the pool itself</option>' in changes
+    assert changes.count("put to rest") == 1
+    with surf(dashboard, "support") as http:
+        assert "the pool itself" not in http.get("/teams/audit").text
+    admin.post("/pool/nodes/node-b/uncordon", data={"csrf": token(dashboard, "admin")})
+
+
 def test_a_waiting_job_is_held_released_and_moved_and_a_failed_one_tried_again(
     dashboard: Pool, member: httpx2.Client
 ) -> None:
@@ -212,6 +234,20 @@ def test_a_job_shows_its_cost_over_time_its_attempts_and_events(dashboard: Pool,
     assert ">Retry</button>" in failed
 
 
+def test_an_attempt_on_several_devices_names_them_all(dashboard: Pool, member: httpx2.Client) -> None:
+    (attempt,) = dashboard.server.services.jobs.attempts(dashboard.server.admin, dashboard.ids["succeeded"])
+    mine = update(attempts).where(attempts.c.attempt_id == attempt.attempt_id)
+    second = asdict(replace(attempt.devices[0], device_id="node-a/cpu:1"))
+    assert "reserved on each" not in member.get(dashboard.path("succeeded")).text
+    with dashboard.server.services.store.write() as tx:
+        tx.execute(mine.values(more_devices=[second]))
+    text = member.get(dashboard.path("succeeded")).text
+    assert f"{attempt.device_id}, node-a/cpu:1" in text
+    assert "reserved on each" in text
+    with dashboard.server.services.store.write() as tx:
+        tx.execute(mine.values(more_devices=None))
+
+
 def test_a_pool_with_nothing_in_it_has_all_its_pages(
     storage_server: StorageServer, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -223,8 +259,14 @@ def test_a_pool_with_nothing_in_it_has_all_its_pages(
                 answer = http.get(path)
                 assert answer.status_code == 200, path
                 assert answer.text.count("<h1>") == 1
-            assert "No node has joined yet" in http.get("/pool").text
-            assert "No key speaks for this team" in http.get(f"/teams/{team}").text
+            said = {
+                "/data": "No files yet",
+                "/jobs": "No jobs yet",
+                "/models": "No base model yet",
+                "/pool": "No node has joined yet",
+                f"/teams/{team}": "No key speaks for this team",
+            }
+            assert [path for path, words in said.items() if words not in http.get(path).text] == []
 
 
 def test_a_thousand_teams_and_keys_are_a_page_that_says_what_it_leaves_out(

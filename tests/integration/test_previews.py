@@ -15,6 +15,7 @@ from orchestrator.domain.previews import PreviewResult, PreviewSpec
 from orchestrator.services import previews
 from orchestrator.services.previews import Previews
 from tests.support.dashboards import HOSTILE_NAME, chats, upload
+from tests.support.databases import copy_template
 from tests.support.servers import ApiServer, run_server
 from tests.support.storage import StorageServer
 
@@ -34,9 +35,8 @@ def server(
     storage_server: StorageServer, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
 ) -> Iterator[ApiServer]:
     folder = tmp_path_factory.mktemp("previews")
-    database = folder / "tunepool.db"
-    database.write_bytes(sqlite_template.read_bytes())
-    with run_server(storage_server, f"sqlite:///{database}", folder, model_roots=(tiny_model.parent,)) as started:
+    url = copy_template(sqlite_template, folder)
+    with run_server(storage_server, url, folder, model_roots=(tiny_model.parent,)) as started:
         started.services.models.add(started.admin, "tiny", str(tiny_model))
         started.make_team("support")
         started.make_team("vision")

@@ -1,4 +1,4 @@
-"""Who held what when, shares against guarantees, and the log of what was changed by hand, on both engines."""
+"""Who held what when, shares against guarantees, and the log of what was changed, on both engines."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from orchestrator.domain.attempts import HeldDevice
+from orchestrator.domain.errors import NotFoundError
 from orchestrator.domain.outcomes import succeeded
 from orchestrator.domain.queries import AuditQuery
 from orchestrator.domain.scheduling.facts import Lock, Pin
@@ -110,6 +111,13 @@ def test_shares_are_ones_own_and_against_the_guarantee_of_then(
     both = Teams(store).shares(admin, days=1)
     assert [share.team.name for share in both.shares] == ["audio", "vision"]
     assert both.shares[0].held_micros[-1] == pytest.approx(500_000)
+    one = Teams(store).shares(admin, days=1, team_id=caller.team_id)
+    assert [(share.team, share.guarantee_micros) for share in one.shares] == [
+        (share.team, share.guarantee_micros) for share in mine.shares
+    ]
+    assert sum(one.shares[0].held_micros) == pytest.approx(sum(mine.shares[0].held_micros), rel=0.01)
+    with pytest.raises(NotFoundError):
+        Teams(store).shares(caller, days=1, team_id=other.team_id)
     monkeypatch.setattr(teams_service, "MOST_HOLDS", 1)
     cut = Teams(store).shares(caller, days=1)
     assert cut.grid.since_at > both.grid.since_at
@@ -159,6 +167,14 @@ def test_the_log_is_filtered_by_who_what_and_when(store: Store, caller: Caller, 
     assert Teams(store).audit_actions(caller) == ("team.terms",)
 
 
+def test_the_log_has_only_the_terms_that_became_others(store: Store, admin: Caller) -> None:
+    terms = {"guarantee_micros": 1_000_000, "ceiling_micros": None, "weight_millis": 1000}
+    for _ in range(2):
+        Teams(store).set_terms(admin, "vision", terms)
+    (entry,) = Teams(store).audit_log(admin).items
+    assert entry.data == {"guarantee_micros": {"from": 0, "to": 1_000_000}}
+
+
 def test_prices_and_nodes_are_in_the_log(store: Store, admin: Caller) -> None:
     with store.write() as tx:
         devices.record_devices(tx, [DEVICE])
@@ -167,6 +183,9 @@ def test_prices_and_nodes_are_in_the_log(store: Store, admin: Caller) -> None:
     log = Teams(store).audit_log(admin).items
     assert [(entry.action, entry.subject) for entry in log] == [("node.drain", "node-1"), ("price.set", "cpu")]
     assert log[1].data == {"usd_micros_per_hour": 5}
+    assert [node.node_name for node in Pool(store).nodes(admin)] == ["node-1"]
+    Pool(store).set_node(admin, "node-1", NodeWish.UNCORDON)
+    assert Pool(store).nodes(admin) == ()
 
 
 def test_a_device_shows_what_waiting_jobs_claim_of_it(store: Store, caller: Caller) -> None:

@@ -17,6 +17,7 @@ from orchestrator.domain.failures import FailureKind
 from orchestrator.domain.protocol import Failed, LogLine, Metric, Peak, Phase, Progress
 from orchestrator.domain.teams import Role
 from orchestrator.store.tables.attempts import attempts
+from tests.support.databases import copy_template
 from tests.support.launchers import GIB, cpu_device
 from tests.support.servers import ApiServer, run_server
 from tests.support.storage import StorageServer
@@ -234,9 +235,8 @@ def dashboard(
 ) -> Iterator[Pool]:
     """A filled pool that the tests of a module share; memory is estimated by formulas, so no tracer is started."""
     folder = tmp_path_factory.mktemp("dashboard")
-    database = folder / "tunepool.db"
-    database.write_bytes(sqlite_template.read_bytes())
+    url = copy_template(sqlite_template, folder)
     options: dict[str, Any] = {"model_roots": (tiny_model.parent,), "estimator": "closed_form"}
-    with run_server(storage_server, f"sqlite:///{database}", folder, **options) as server:
+    with run_server(storage_server, url, folder, **options) as server:
         server.services.models.add(server.admin, "tiny", str(tiny_model))
         yield fill(server)

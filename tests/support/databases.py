@@ -38,6 +38,13 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def copy_template(template: Path, folder: Path) -> str:
+    """The address of a migrated SQLite database in `folder`."""
+    path = folder / "tunepool.db"
+    shutil.copy(template, path)
+    return f"sqlite:///{path}"
+
+
 def _migrate(url: str) -> None:
     store = Store(url, connections=1)
     store.migrate()
@@ -46,9 +53,7 @@ def _migrate(url: str) -> None:
 
 @pytest.fixture
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
-    path = tmp_path / "tunepool.db"
-    shutil.copy(sqlite_template, path)
-    return f"sqlite:///{path}"
+    return copy_template(sqlite_template, tmp_path)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from orchestrator.domain.teams import Caller, Role
 from orchestrator.scheduler.control import ControlPlane
 from orchestrator.settings import Settings
 from orchestrator.wiring import Services, build_control_plane, build_services
+from tests.support.databases import copy_template
 from tests.support.launchers import ScriptedLauncher, cpu_device
 from tests.support.storage import StorageServer
 
@@ -151,6 +152,16 @@ def run_server(storage: StorageServer, database_url: str, folder: Path, **settin
             server.stop()
     finally:
         services.close()
+
+
+@pytest.fixture(scope="module")
+def bare_server(
+    storage_server: StorageServer, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    """A server that the tests of a module share, with nothing in it but the first key."""
+    folder = tmp_path_factory.mktemp("bare")
+    with run_server(storage_server, copy_template(sqlite_template, folder), folder) as server:
+        yield server
 
 
 @pytest.fixture

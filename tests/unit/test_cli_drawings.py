@@ -105,6 +105,13 @@ def test_a_job_is_shown_with_its_losses_and_its_memory(width: int, encoding: str
     assert "validation loss" in flat
 
 
+def test_a_job_of_several_devices_names_them_all() -> None:
+    console, written = a_console(140)
+    attempt = Attempt.model_validate({**an_attempt(), "device_id": "n/cuda:0", "device_ids": ["n/cuda:0", "n/cuda:1"]})
+    draw_job(console, JobView(the_view().job, (attempt,), (), None))
+    assert "n/cuda:0, n/cuda:1" in written.getvalue().decode()
+
+
 def test_a_job_that_never_ran_has_no_curves_and_no_bars() -> None:
     console, written = a_console()
     draw_job(console, JobView(Job.model_validate(running_job(0)), (), (), None))

@@ -1,29 +1,35 @@
 """What pages draw: cost over time, shares against guarantees, the last day of a device, budgets, changes in words."""
 
+import ast
 from typing import Any
-
-import pytest
 
 from api.dashboard.views.budgets import show_budget
 from api.dashboard.views.burn import draw_burn
-from api.dashboard.views.changes import show_changes
+from api.dashboard.views.changes import WORDS, show_changes
+from api.dashboard.views.devices import DeviceBar
 from api.dashboard.views.pool_history import MOST_BLOCKS, show_history
 from api.dashboard.views.shares import draw_shares
+from api.dashboard.views.spend import show_team_lines
 from api.dashboard.views.timeline import Timeline, mark_events
 from api.schemas.activity import AttemptOut, EventOut
 from api.schemas.costs import CostEntry, JobCostOut
-from api.schemas.pool import HoldOut, PoolHistoryOut
+from api.schemas.pool import DeviceOut, HoldOut, PoolHistoryOut
 from api.schemas.teams import BudgetOut, ShareOut, SharesOut, TeamOut
 from orchestrator.domain.budgets import BudgetPeriod
 from orchestrator.domain.states import AttemptState
 from orchestrator.domain.teams import AuditEntry, WhenExhausted
+from orchestrator.services.costs import Spend
+from orchestrator.services.pool import NodeWish
 from tests.support.facts import START, make_attempt
+from tests.support.pages import ROOT
 
 GIB = 2**30
 
 
-def entry(began: int, ended: int, micros: int, *, billed: bool = True) -> CostEntry:
-    return CostEntry.model_construct(started_at=began, ended_at=ended, amount_usd_micros=micros, billed=billed)
+def entry(began: int, ended: int, micros: int, *, attempt: int = 1, billed: bool = True) -> CostEntry:
+    return CostEntry.model_construct(
+        attempt=attempt, started_at=began, ended_at=ended, amount_usd_micros=micros, billed=billed
+    )
 
 
 def bill(*entries: CostEntry, running: int = 0) -> JobCostOut:
@@ -39,6 +45,17 @@ def test_cost_rises_while_an_attempt_runs_and_rests_between() -> None:
     assert [(level.name, level.usd_micros) for level in burn.levels] == [("predicted", 2000), ("limit", 1500)]
     assert burn.levels[0].y < burn.levels[1].y
     assert burn.beyond is None
+
+
+def test_devices_that_train_together_cost_together() -> None:
+    """The ledger has an entry for each of them; the line goes forward, as for one device that cost it all."""
+    entries = [entry(0, 100, 300), entry(0, 100, 200), entry(150, 200, 400, attempt=2), entry(150, 200, 100, attempt=2)]
+    single = [entry(0, 100, 500), entry(150, 200, 500, attempt=2)]
+    together, alone = (draw_burn(bill(*found), [], predicted=None, limit=None, now=0) for found in (entries, single))
+    assert together is not None
+    assert together == alone
+    xs = [float(place.split()[0]) for place in together.line.removeprefix("M").split("L")]
+    assert xs == sorted(xs) == [0, 500, 750, 1000]
 
 
 def test_lost_time_costs_nothing_and_what_runs_costs_up_to_now() -> None:
@@ -73,12 +90,14 @@ def shares(*rows: tuple[str, list[float], list[float]]) -> SharesOut:
 
 
 def test_shares_are_steps_on_one_scale_the_largest_first() -> None:
-    first, second = draw_shares(shares(("a", [0, 1], [1, 1]), ("b", [2, 2], [0, 4])))
+    found = shares(("a", [0, 1], [1, 1]), ("b", [2, 2], [0, 4]))
+    first, second = draw_shares(found, with_slots=True)
     assert (first.name, second.name) == ("b", "a")
-    assert first.top == second.top == pytest.approx(4.4)
+    assert first.area == "M0 100V54.55H500V54.55H1000V100Z"
     assert second.area == "M0 100V100H500V77.27H1000V100Z"
     assert (second.average, second.highest, second.guaranteed) == (0.5, 1, 1)
     assert first.slots[1].title == "1 January 01:00 UTC: 2.00 held, 4 guaranteed"
+    assert [chart.slots for chart in draw_shares(found)] == [(), ()]
 
 
 def test_a_team_that_held_nothing_has_a_flat_chart() -> None:
@@ -121,9 +140,14 @@ def test_holds_at_the_same_time_lie_on_one_another_and_room_is_used_again() -> N
 
 
 def test_of_very_many_holds_the_latest_are_drawn() -> None:
-    history = show_history(past(*(held(n, n + 1, 1) for n in range(MOST_BLOCKS + 5))), [])
+    """What was used counts all of them: half of the device, all the time."""
+    device = DeviceOut.model_construct(id="n/cuda:0", device_type="gpu", usable_bytes=2, online=True)
+    bars = [DeviceBar(device=device, blocks=(), width=1000)]
+    history = show_history(past(*(held(n, n + 1, 1) for n in range(MOST_BLOCKS + 5))), bars)
     assert (history.total, history.drawn) == (MOST_BLOCKS + 5, MOST_BLOCKS)
     assert history.rows[0].since == MOST_BLOCKS + 4
+    assert len(history.devices[0].stretches) == MOST_BLOCKS
+    assert history.devices[0].used_percent == 50
 
 
 def team_with(percent: float | None, **budget: Any) -> TeamOut:
@@ -142,7 +166,24 @@ def test_a_budget_is_a_meter_that_warns() -> None:
     assert (near.total, near.billed, near.held, near.left) == (10_000_000, 6_500_000, 2_000_000, 1_500_000)
     assert [(placed.x, placed.width) for placed in near.placed] == [(0, 650), (650, 200)]
     assert near.look == "near"
+    assert near.warning_x == 800
     assert show_budget(team_with(100, **amounts)).look == "over"
+
+
+def test_a_team_with_a_budget_shows_what_it_spent_wherever_it_stands() -> None:
+    spends = [
+        Spend(team_id=name, team_name=name, model="tiny", billed_usd_micros=micros, lost_usd_micros=0)
+        for name, micros in (("first", 9), ("second", 7), ("third", 5))
+    ]
+    budgets = {name: show_budget(team_with(50)) for name in ("second", "third", "thrifty", "many")}
+    lines = show_team_lines(spends, budgets, most=2)
+    assert [(line.row.name, line.row.billed_usd_micros) for line in lines] == [
+        ("first", 9),
+        ("second", 7),
+        ("third", 5),
+        ("thrifty", 0),
+    ]
+    assert [line.meter is None for line in lines] == [True, False, False, False]
 
 
 def test_changes_are_told_in_words_with_what_was_before() -> None:
@@ -166,6 +207,24 @@ def test_changes_are_told_in_words_with_what_was_before() -> None:
     assert "$5.00" in terms.details[1].after
     assert (terms.actor, key.subject, job.job_id, other.words) == ("laptop", "CI", "ftjob-1", "moon.landing")
     assert [(d.name, d.after) for d in job.details] == [("held", "yes")]
+
+
+def test_every_action_that_the_control_plane_logs_has_words() -> None:
+    """Read from the calls themselves: the action is the third argument, of what the pool did by itself the second."""
+    places = {"append_entry": 2, "append_automatic": 1}
+    written: set[str] = set()
+    for path in (ROOT / "orchestrator").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name("audit"), attr=name)) if name in places:
+                    written |= _actions(node.args[places[name]])
+    assert written == set(WORDS)
+    assert len(written) == 14
+
+
+def _actions(argument: ast.expr) -> set[str]:
+    text = ast.unparse(argument)
+    return {f"node.{wish}" for wish in NodeWish} if text == "f'node.{wish.value}'" else {ast.literal_eval(text)}
 
 
 def test_events_lie_where_they_happened_errors_on_top() -> None:

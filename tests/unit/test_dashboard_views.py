@@ -193,7 +193,7 @@ FULL = {
     "max_seq_length": "512", "micro_batch_size": "2", "gradient_checkpointing": "yes", "optimizer": "sgd",
     "scheduler": "cosine", "warmup_ratio": "0.1", "max_steps": "9", "lora_r": "8", "lora_alpha": "24",
     "lora_dropout": "0.1", "lora_targets": "q_proj, v_proj", "quantization": "nf4", "device_type": "cpu",
-    "exclusive": "yes",
+    "count": "2", "exclusive": "yes",
 }  # fmt: skip
 
 

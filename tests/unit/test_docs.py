@@ -97,6 +97,14 @@ def test_the_reference_is_current() -> None:
     assert stored == render_pages(), "run `python -m api docs`"
 
 
+def test_the_reference_has_the_fields_of_every_method() -> None:
+    """Of those that are written as `**fields`."""
+    text = (DOCS / "reference/python.md").read_text()
+    named = set(re.findall(r"\(.*\*\*\w+: \*<class '(\w+)'>", text))
+    assert len(named) == 5
+    assert named <= set(re.findall(r"^### (\w+)$", text, re.MULTILINE))
+
+
 def test_every_code_of_a_data_set_is_explained() -> None:
     readers = [ROOT / "workers" / "validation.py", *(ROOT / "workers" / "builders").glob("*.py")]
     assert _sections("data-formats.md") == {*HINTS, *(code for path in readers for code in _codes_in(path))}

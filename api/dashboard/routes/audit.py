@@ -1,5 +1,6 @@
-"""What was changed by hand, by whom: filtered, paged."""
+"""What was changed, by whom: filtered, paged."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -9,6 +10,8 @@ from api.dashboard.forms import PageRoute
 from api.dashboard.rendering import render
 from api.dashboard.views.changes import show_changes
 from api.dependencies import After, Keys, Reader, Teams, WhichEntries, read_entry_place
+from orchestrator.domain.teams import Caller, Role
+from orchestrator.services.teams import AUTOMATIC_ACTOR
 
 router = APIRouter(prefix="/teams/audit", route_class=PageRoute)
 PAGE_ENTRIES = 50
@@ -26,7 +29,7 @@ def show_audit(
     given = {name: value for name, value in asked.items() if value}
     values: dict[str, Any] = {
         "changes": show_changes(page.items, names),
-        "actors": names,
+        "actors": _name_actors(caller, names),
         "kinds": sorted({action.partition(".")[0] for action in actions}),
         "actions": actions,
         "teams": {team.team_id: team.name for team in teams.list(caller)},
@@ -37,3 +40,9 @@ def show_audit(
         "next_query": urlencode({**given, "after": str(page.items[-1].audit_id)}) if page.items else "",
     }
     return render(request, "audit.html", values)
+
+
+def _name_actors(caller: Caller, names: Mapping[str, str]) -> dict[str, str]:
+    """By id, as the filter offers them. What the pool does by itself only admins see."""
+    actors = {key_id: f"{name} ({key_id[-6:]})" for key_id, name in names.items()}
+    return {AUTOMATIC_ACTOR: "the pool itself", **actors} if caller.role is Role.ADMIN else actors

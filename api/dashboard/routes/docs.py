@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.dashboard.forms import PageRoute
 from api.dashboard.rendering import render
-from api.documentation.library import Library
+from api.documentation.library import MOST_HITS, Library
 from api.documentation.sources import ADDRESS
 from orchestrator.domain.errors import NotFoundError
 
@@ -18,7 +18,7 @@ def show_index(request: Request, q: Annotated[str, Query(max_length=200)] = "") 
     """The first page; with `q`, the sections in which all of its words are."""
     if q.strip():
         library: Library = request.app.state.library
-        return _show(request, {"title": f"Search: {q}", "query": q, "hits": library.search(q)})
+        return _show(request, {"title": f"Search: {q}", "query": q, "hits": library.search(q), "most_hits": MOST_HITS})
     return _show_page(request, ADDRESS)
 
 

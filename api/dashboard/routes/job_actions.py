@@ -10,7 +10,7 @@ from api.dashboard.rendering import go_to, render
 from api.dashboard.routes.job import HeadParts, Parts, describe_head
 from api.dependencies import Id, Jobs, Queue, Writer
 from api.schemas.queue import JobChange
-from api.validation import explain_problems
+from api.validation import explain_model
 from orchestrator.domain.jobs import Job
 from orchestrator.domain.teams import Caller
 from orchestrator.services.idempotency import Marks
@@ -51,8 +51,7 @@ def change_place(request: Request, job_id: Id, caller: Writer, form: Form, queue
     try:
         change = JobChange.model_validate(given).to_change()
     except ValidationError as error:
-        problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
-        raise explain_problems(problems, body=given, model=JobChange) from None
+        raise explain_model(error, body=given, model=JobChange) from None
     return _show(request, caller, parts, queue.change(caller, job_id, change))
 
 

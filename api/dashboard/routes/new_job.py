@@ -17,8 +17,8 @@ from api.dashboard.views.snippets import show_job
 from api.dependencies import Adapters, Estimates, Files, Jobs, Models, Pool, Previews, Reader, Writer
 from api.schemas.estimates import EstimateOut
 from api.schemas.files import FileOut
-from api.schemas.submissions import AskedShape, EstimateCreate, JobCreate
-from api.validation import explain_problems
+from api.schemas.submissions import EstimateCreate, JobCreate
+from api.validation import explain_model
 from orchestrator.domain.artifacts import FilePurpose
 from orchestrator.domain.errors import NotFoundError, RequestError, TunepoolError, UnavailableError
 from orchestrator.domain.teams import Caller
@@ -160,8 +160,7 @@ def submit_job(
         repeat = Marks(key=read_field(form, "once") or None).of(body)
         job = jobs.create(caller, asked.to_spec(), repeat=repeat)
     except ValidationError as error:
-        problem: RequestError = _explain(error, JobCreate, values)
-        return _refuse(request, values, choices, problem)
+        return _refuse(request, values, choices, explain_model(error, body=body, model=JobCreate))
     except RequestError as error:
         return _refuse(request, values, choices, error)
     return go_to(request, f"/jobs/{job.job_id}")
@@ -181,15 +180,9 @@ def make_preview(caller: Caller, estimates: EstimatesService, values: Values, *,
         spec = EstimateCreate.model_validate({**body, **counts}).to_spec()
         return Preview(estimate=EstimateOut.of(estimates.estimate(caller, spec)), body=body)
     except ValidationError as error:
-        return Preview(problem=_explain(error, EstimateCreate, values))
+        return Preview(problem=explain_model(error, body=body, model=EstimateCreate))
     except (RequestError, UnavailableError) as error:
         return Preview(problem=error)
-
-
-def _explain(error: ValidationError, model: type[AskedShape], values: Values) -> RequestError:
-    """As the API explains a body that is wrong."""
-    problems = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
-    return explain_problems(problems, body=build_body(values), model=model)
 
 
 def _describe_preview(request: Request, preview: Preview) -> dict[str, Any]:

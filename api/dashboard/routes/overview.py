@@ -10,7 +10,7 @@ from api.dashboard.rendering import render, wants_fragment
 from api.dashboard.views.budgets import BudgetMeter, show_budget
 from api.dashboard.views.devices import show_devices
 from api.dashboard.views.jobs import ACTIVE, WAITING, show_jobs
-from api.dashboard.views.spend import show_teams
+from api.dashboard.views.spend import show_team_lines
 from api.dependencies import Costs, Jobs, Pool, Reader, Teams
 from api.schemas.teams import TeamOut
 from orchestrator.domain.budgets import BudgetPeriod, find_period
@@ -39,8 +39,8 @@ def show_overview(request: Request, caller: Reader, jobs: Jobs, pool: Pool, cost
     values: dict[str, Any] = {
         "counts": {state.value: number for state, number in jobs.count(caller).items()},
         "devices": show_devices(caller, pool.list(caller)),
-        "teams": show_teams(spend)[:MOST_TEAMS],
-        "budgets": _read_budgets(caller, teams),
+        "teams": show_team_lines(spend, _read_budgets(caller, teams), most=MOST_TEAMS),
+        "has_spent": bool(spend),
         "month": now.strftime("%B"),
         **_lists(jobs, caller),
     }

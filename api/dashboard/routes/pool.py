@@ -20,7 +20,7 @@ HOURS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRow:
-    """A node with its devices; `said` is what an admin has said of it."""
+    """A node with its devices; `said` is what an admin, or the pool itself, has said of it."""
 
     name: str
     devices: int
@@ -66,7 +66,7 @@ def _describe(caller: Caller, pool: PoolService) -> dict[str, Any]:
     for price in pool.list_prices(caller):
         newest.setdefault(price.device_type, PriceOut.of(price))
     bars = show_devices(caller, pool.list(caller))
-    said = {node.node_name: NodeOut.of(node) for node in pool.nodes(caller) if node.cordoned_at is not None}
+    said = {node.node_name: NodeOut.of(node) for node in pool.nodes(caller)}
     return {"devices": bars, "nodes": _show_nodes(bars, said), "prices": list(newest.values())}
 
 

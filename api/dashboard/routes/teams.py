@@ -76,7 +76,7 @@ def _describe(
         "keys": [KeyOut.of(key) for key in matching[:MOST_KEYS]],
         "keys_found": len(matching),
         "search": search,
-        "shares": draw_shares(SharesOut.of(teams.shares(caller, days=SHARE_DAYS))),
+        "shares": [] if search else draw_shares(SharesOut.of(teams.shares(caller, days=SHARE_DAYS))),
         "share_days": SHARE_DAYS,
         "roles": [role.value for role in (Role.MEMBER, Role.VIEWER, Role.ADMIN)],
         "made": None if made is None else {"key": KeyOut.of(made.key), "secret": made.secret},

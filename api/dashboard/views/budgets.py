@@ -7,12 +7,12 @@ from api.schemas.teams import TeamOut
 from orchestrator.domain.budgets import WARNING_PERCENT
 
 MICROS = 1_000_000
-WARNING_X = WIDTH * WARNING_PERCENT / 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetMeter:
-    """Micro-dollars; `total` and `left` are None without a budget, and then nothing is placed."""
+    """Micro-dollars; `total` and `left` are None without a budget, and then nothing is placed. `warning_x` is where the
+    warning begins."""
 
     team: TeamOut
     total: int | None
@@ -21,15 +21,14 @@ class BudgetMeter:
     left: int | None
     placed: list[Placed]
     look: str
+    warning_x: float = WIDTH * WARNING_PERCENT / 100
 
 
 def show_budget(team: TeamOut) -> BudgetMeter:
     total = _micros(team.budget.budget_usd)
     billed, held = _micros(team.budget.billed_usd) or 0, _micros(team.budget.held_usd) or 0
-    used = team.budget.used_percent
-    look = (
-        "over" if used is not None and used >= 100 else "near" if used is not None and used >= WARNING_PERCENT else ""
-    )
+    used = team.budget.used_percent or 0
+    look = "over" if used >= 100 else "near" if used >= WARNING_PERCENT else ""
     parts = [
         Part(name="billed", value=billed, look=f"spend {look}".strip()),
         Part(name="held", value=held, look="budget-held"),

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from api.dashboard.views.bars import WIDTH, scale
 from api.schemas.activity import AttemptOut
-from api.schemas.costs import JobCostOut
+from api.schemas.costs import CostEntry, JobCostOut
 
 HEIGHT = 100
 HEADROOM = 1.15
@@ -69,15 +70,20 @@ def draw_burn(
 def _points(bill: JobCostOut, attempts: list[AttemptOut], now: int) -> Iterator[tuple[int, int]]:
     """(moment, micro-dollars so far): what is billed grows evenly while an attempt runs."""
     total = 0
-    for entry in bill.entries:
-        if entry.billed:
-            yield entry.started_at, total
-            total += entry.amount_usd_micros
-            yield entry.ended_at, total
+    for (_, began, ended), entries in groupby(filter(lambda entry: entry.billed, bill.entries), _interval):
+        yield began, total
+        total += sum(entry.amount_usd_micros for entry in entries)
+        yield ended, total
     running = next((attempt for attempt in attempts if attempt.started_at and attempt.ended_at is None), None)
     if running is not None and running.started_at is not None:
         yield running.started_at, total
         yield max(now, running.started_at), total + bill.running_usd_micros
+
+
+def _interval(entry: CostEntry) -> tuple[int, int, int]:
+    """The same for an attempt's entries of one time, of which there is one for each device; in a bill they are beside
+    one another."""
+    return entry.attempt, entry.started_at, entry.ended_at
 
 
 def _y(micros: int, top: float) -> float:

@@ -18,6 +18,8 @@ WORDS = {
     "node.cordon": "cordoned",
     "node.drain": "drained",
     "node.uncordon": "uncordoned",
+    "node.rest": "put to rest",
+    "node.wake": "woke",
     "job.queue": "changed the place of",
     "array.create": "made the array",
     "array.change": "changed the array",

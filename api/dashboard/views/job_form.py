@@ -57,6 +57,7 @@ FIELDS = (
     Field(name="lora_targets", path="lora.target_modules", parse=_targets),
     Field(name="quantization", path="quantization.type", parse=str),
     Field(name="device_type", path="resources.device_type", parse=str),
+    Field(name="count", path="resources.count", parse=_whole),
     Field(name="exclusive", path="resources.exclusive", parse=_yes),
 )
 PRESETS: Mapping[str, tuple[str, str, Values]] = {

@@ -25,7 +25,6 @@ class Stretch:
     y: float
     height: float
     title: str
-    job_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +63,8 @@ def show_history(found: PoolHistoryOut, bars: Sequence[DeviceBar]) -> History:
     looks = {runner.name: runner.look for runner in runners}
     drawn = found.data[-MOST_BLOCKS:]
     by_device: dict[str, list[HoldOut]] = {bar.device.id: [] for bar in bars if bar.device.online}
-    for hold in drawn:
-        by_device.setdefault(hold.device_id, []).append(hold)
+    by_device |= _group(found.data)
+    blocks = _group(drawn)
     types = {bar.device.id: bar.device.device_type for bar in bars}
     return History(
         since=found.since,
@@ -74,7 +73,7 @@ def show_history(found: PoolHistoryOut, bars: Sequence[DeviceBar]) -> History:
             DeviceHistory(
                 device_id=device_id,
                 device_type=types.get(device_id) or holds[0].device_type,
-                stretches=tuple(_stack(holds, found, looks, sizes.get(device_id, 0))),
+                stretches=tuple(_stack(blocks.get(device_id, ()), found, looks, sizes.get(device_id, 0))),
                 used_percent=_used_percent(holds, found, sizes.get(device_id, 0)),
             )
             for device_id, holds in sorted(by_device.items())
@@ -84,6 +83,14 @@ def show_history(found: PoolHistoryOut, bars: Sequence[DeviceBar]) -> History:
         total=len(found.data),
         drawn=len(drawn),
     )
+
+
+def _group(holds: Sequence[HoldOut]) -> dict[str, list[HoldOut]]:
+    """By device."""
+    groups: dict[str, list[HoldOut]] = {}
+    for hold in holds:
+        groups.setdefault(hold.device_id, []).append(hold)
+    return groups
 
 
 def _rank_runners(found: PoolHistoryOut, sizes: dict[str, int]) -> list[Runner]:
@@ -131,7 +138,6 @@ def _stack(holds: Sequence[HoldOut], found: PoolHistoryOut, looks: dict[str | No
                 y=round(HEIGHT - HEIGHT * top, 2),
                 height=round(height, 2),
                 title=_say(hold, until),
-                job_id=hold.job_id,
             )
         )
     return stretches

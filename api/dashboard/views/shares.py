@@ -24,7 +24,8 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True)
 class ShareChart:
-    """`area` and `guarantee` are paths on an axis of WIDTH by HEIGHT; figures are reference devices."""
+    """`area` and `guarantee` are paths on an axis of WIDTH by HEIGHT; figures are reference devices.
+    `slots` only where they were asked for."""
 
     team_id: str
     name: str
@@ -34,15 +35,17 @@ class ShareChart:
     average: float
     highest: float
     guaranteed: float
-    top: float
 
 
-def draw_shares(found: SharesOut) -> list[ShareChart]:
+def draw_shares(found: SharesOut, *, with_slots: bool = False) -> list[ShareChart]:
     """All to the same scale, those who held the most first."""
     top = HEADROOM * max((value for share in found.data for value in (*share.devices, *share.guarantees)), default=0)
     shown = sorted(found.data, key=lambda share: (-sum(share.devices), -max(share.guarantees, default=0), share.name))
     edges = _edges(found)
-    return [_draw(share, found, edges, top or 1.0) for share in shown[:MOST_CHARTS]]
+    return [
+        _draw(share, edges, top or 1.0, _slots(share, found, edges) if with_slots else ())
+        for share in shown[:MOST_CHARTS]
+    ]
 
 
 def _edges(found: SharesOut) -> list[float]:
@@ -52,25 +55,28 @@ def _edges(found: SharesOut) -> list[float]:
     return [round(WIDTH * number * found.slot_seconds / span, 1) for number in range(count)] + [float(WIDTH)]
 
 
-def _draw(share: ShareOut, found: SharesOut, edges: Sequence[float], top: float) -> ShareChart:
+def _draw(share: ShareOut, edges: Sequence[float], top: float, slots: tuple[Slot, ...]) -> ShareChart:
     average = sum(share.devices) / len(share.devices) if share.devices else 0.0
     return ShareChart(
         team_id=share.id,
         name=share.name,
         area=f"M0 {HEIGHT}{_steps(share.devices, edges, top)}V{HEIGHT}Z",
         guarantee=f"M0 {_y(share.guarantees[0] if share.guarantees else 0, top)}{_steps(share.guarantees, edges, top)}",
-        slots=tuple(
-            Slot(
-                x=edges[number],
-                width=round(edges[number + 1] - edges[number], 1),
-                title=f"{_say_start(found, number)}: {devices:.2f} held, {share.guarantees[number]:g} guaranteed",
-            )
-            for number, devices in enumerate(share.devices)
-        ),
+        slots=slots,
         average=average,
         highest=max(share.devices, default=0.0),
         guaranteed=share.guarantees[-1] if share.guarantees else 0.0,
-        top=top,
+    )
+
+
+def _slots(share: ShareOut, found: SharesOut, edges: Sequence[float]) -> tuple[Slot, ...]:
+    return tuple(
+        Slot(
+            x=edges[number],
+            width=round(edges[number + 1] - edges[number], 1),
+            title=f"{_say_start(found, number)}: {devices:.2f} held, {share.guarantees[number]:g} guaranteed",
+        )
+        for number, devices in enumerate(share.devices)
     )
 
 

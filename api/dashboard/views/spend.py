@@ -1,9 +1,10 @@
 """Money spent in a period, by team and by model, largest first, with bars to one scale."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from api.dashboard.views.bars import scale
+from api.dashboard.views.budgets import BudgetMeter
 from orchestrator.services.costs import DaySpend, Spend
 
 
@@ -15,6 +16,14 @@ class SpendRow:
     billed_usd_micros: int
     lost_usd_micros: int
     width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamLine:
+    """A team with what it spent, and its budget if it has one."""
+
+    row: SpendRow
+    meter: BudgetMeter | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +41,20 @@ class DayBar:
 
 def show_teams(spends: Iterable[Spend]) -> list[SpendRow]:
     return _sum((spend.team_name, spend) for spend in spends)
+
+
+def show_team_lines(spends: Iterable[Spend], budgets: Mapping[str, BudgetMeter], *, most: int) -> list[TeamLine]:
+    """The teams that spent the most, and below them others that have a budget: at most `most` of each. `budgets` are by
+    the team's name."""
+    rows = show_teams(spends)
+    spent = {row.name: row for row in rows}
+    first = [row.name for row in rows[:most]]
+    others = [name for name in budgets if name not in first][:most]
+    return [TeamLine(row=spent.get(name) or _no_spend(name), meter=budgets.get(name)) for name in first + others]
+
+
+def _no_spend(name: str) -> SpendRow:
+    return SpendRow(name=name, billed_usd_micros=0, lost_usd_micros=0, width=0.0)
 
 
 def show_models(spends: Iterable[Spend]) -> list[SpendRow]:
