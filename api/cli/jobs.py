@@ -274,7 +274,7 @@ def _draw_cost(console: Console, found: Cost) -> None:
         (
             say_moment(entry.started_at),
             say_seconds(entry.seconds),
-            entry.device_type,
+            entry.device_id or entry.device_type,
             f"{say_usd(entry.price_usd_micros_per_hour)}/h",
             say_usd(entry.amount_usd_micros),
             "billed" if entry.billed else "lost, charged to nobody",

@@ -147,7 +147,10 @@ class MetricPoint(Result):
 
 
 class CostEntry(Result):
+    """`device_id` is None in entries of earlier versions, whose attempts had one device."""
+
     attempt_id: str
+    device_id: str | None = None
     device_type: str
     started_at: int
     ended_at: int

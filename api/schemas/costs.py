@@ -14,6 +14,8 @@ class CostEntry(Wire):
     """The attempt's number."""
     attempt_id: str
     interval: int
+    device_id: str | None
+    """Null in entries of earlier versions, whose attempts had one device."""
     device_type: str
     started_at: int
     ended_at: int
@@ -32,6 +34,7 @@ class CostEntry(Wire):
             attempt=attempt,
             attempt_id=entry.attempt_id,
             interval=entry.interval,
+            device_id=entry.device_id,
             device_type=entry.device_type,
             started_at=unix(entry.started_at),
             ended_at=unix(entry.ended_at),

@@ -112,6 +112,7 @@ COLUMNS: Mapping[str, Callable[[_Charge], Cell]] = {
     "x_AttemptId": lambda charge: charge.line.entry.attempt_id,
     "x_AttemptInterval": lambda charge: charge.line.entry.interval,
     "x_BaseModel": lambda charge: charge.line.model_name,
+    "x_DeviceId": lambda charge: charge.line.entry.device_id,
     "x_DeviceShare": lambda charge: f"{charge.line.entry.rate.reserved_bytes}/{charge.line.entry.rate.device_bytes}",
     "x_Seconds": lambda charge: _decimal(Fraction(charge.microseconds, 1_000_000), 6),
     "x_Use": lambda charge: charge.line.use.value,

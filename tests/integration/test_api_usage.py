@@ -108,6 +108,7 @@ def add_entries(store: Store, team_id: str, key_id: str, hours: list[bool]) -> l
                 amount_usd_micros=RATE.amount_usd_micros(ends - begins),
                 billed=billed,
                 created_at=tx.now(),
+                device_id="node-1/cuda:1" if number == 1 else None,  # as old entries, which have none
             )
             ledger.append_entry(tx, entry)
         return ledger.list_entries(tx, job_id=job.job_id)
@@ -137,6 +138,12 @@ def test_a_team_sees_its_own_and_an_admin_everything(world: World) -> None:
     assert [row["team"] for row in world.json("speech")["data"]] == ["speech"]
     assert world.json("speech", group_by="user")["data"][0]["user_name"] is None
     assert len(world.table("speech", format="focus")) == 1
+
+
+def test_time_is_of_the_device_that_the_ledger_names_or_else_the_attempts(world: World) -> None:
+    found = {row["device"]: row for row in world.json("vision", group_by="device")["data"]}
+    assert {name: row["entries"] for name, row in found.items()} == {"node-1/cuda:0": 2, "node-1/cuda:1": 1}
+    assert found["node-1/cuda:1"]["lost_usd_micros"] == world.entries[1].amount_usd_micros
 
 
 def test_days_are_of_utc_and_useful_time_stands_apart(world: World) -> None:
@@ -215,6 +222,7 @@ def test_focus_has_each_entry_with_every_mandatory_column(world: World) -> None:
         assert product.quantize(Decimal("0.000001"), ROUND_HALF_UP) == Decimal(row["ListCost"])
         assert row["ContractedCost"] == row["ListCost"]
         assert row["EffectiveCost"] == row["BilledCost"] == (row["ListCost"] if entry.billed else "0.000000")
+        assert row["x_DeviceId"] == (entry.device_id or "")
         assert row["x_Use"] == ("useful" if entry.billed else "failed")
         assert (
             Decimal(row["x_Seconds"])
